@@ -1,0 +1,366 @@
+"""Data for Pick-and-Learn: phantoms, folders of images and masks, label noise, and the train/test split.
+
+Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs numpy and imageio only.
+"""
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio.v3 as iio
+import numpy as np
+
+CLASSES = ("lungs", "heart", "clavicles")
+GRID = 256  # the paper's picture size: data are brought to this grid, and the noise band counts its pixels
+PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"}  # file name extensions
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used; the message is one line: what was found, where, what to do."""
+
+
+class Cases(NamedTuple):
+    """Images with the labels to train on and the clean labels to measure with; `operation` and `pixels` tell the noise."""
+    names: list          # N file stems
+    images: np.ndarray   # (N, S, S) uint8
+    labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
+    clean: np.ndarray    # (N, classes, S, S) bool
+    operation: list      # N times "", "erode" or "dilate"
+    pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, 0 where the label is clean
+
+
+# ---------------------------------------------------------------------------------------------- morphology and noise
+
+def dilate(mask, n):
+    """Dilation of a bool mask (..., H, W) by the Euclidean disc of radius n pixels: all pixels at distance <= n.
+
+    Nothing lies outside the picture: the border neither grows nor eats a mask. n = 0 copies.
+    """
+    height, width = mask.shape[-2:]
+    column, far = np.arange(width, dtype=np.int32), np.int32(1 << 20)
+    left = np.maximum.accumulate(np.where(mask, column, -far), axis=-1)
+    right = np.minimum.accumulate(np.where(mask, column, far)[..., ::-1], axis=-1)[..., ::-1]
+    gap = np.minimum(column - left, right - column)  # distance to the mask along the row
+    grown = np.zeros_like(mask, dtype=bool)
+    tallest = min(n, height - 1)
+    for dy in range(-tallest, tallest + 1):  # a disc is a stack of rows: the one at dy reaches sqrt(n^2 - dy^2) far
+        source, target = slice(max(0, -dy), height - max(0, dy)), slice(max(0, dy), height + min(0, dy))
+        grown[..., target, :] |= gap[..., source, :] <= math.isqrt(n * n - dy * dy)
+    return grown
+
+
+def erode(mask, n):
+    """Erosion of a bool mask (..., H, W) by the same disc: pixels farther than n from every background pixel."""
+    return ~dilate(~np.asarray(mask, dtype=bool), n)
+
+
+def corrupt_labels(labels, noise, band, seed):
+    """Section 3.2: erodes or dilates exactly round(noise * N) of the labels (N, classes, GRID, GRID), all classes alike.
+
+    Each chosen label gets one operation and one radius n, band[0] <= n <= band[1], drawn once from `seed`.
+    Returns the noisy copy, the operation ("" for untouched labels) and the radius of every label.
+    """
+    rng = np.random.default_rng(seed)
+    noisy, operation, pixels = labels.copy(), [""] * len(labels), np.zeros(len(labels), dtype=int)
+    for i in rng.permutation(len(labels))[:round(noise * len(labels))]:
+        operation[i] = ("erode", "dilate")[rng.integers(2)]
+        pixels[i] = rng.integers(band[0], band[1] + 1)
+        noisy[i] = {"erode": erode, "dilate": dilate}[operation[i]](labels[i], pixels[i])
+    return noisy, operation, pixels
+
+
+# ---------------------------------------------------------------------------------------------- sizes and the split
+
+def resize(pictures, size):
+    """Anti-aliased bilinear resize of (..., H, W) to (..., size, size); bool masks are cut at one half again."""
+    if pictures.shape[-2:] == (size, size):
+        return pictures
+    rows, columns = (resampling(length, size) for length in pictures.shape[-2:])
+    resized = rows @ pictures.astype(np.float32) @ columns.T
+    return resized >= 0.5 if pictures.dtype == bool else np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+
+
+def resampling(old, new):
+    """The matrix (new, old) whose rows are triangles as wide as the step, and one pixel at least: linear, anti-aliased."""
+    step = old / new
+    distance = np.abs((np.arange(new) + 0.5)[:, None] * step - (np.arange(old) + 0.5))
+    weights = np.maximum(0, 1 - distance / max(step, 1)).astype(np.float32)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def split(count, seed):
+    """Random split in the paper's proportion, 165 of 247 for training: two sorted index arrays."""
+    order = np.random.default_rng((seed, 0)).permutation(count)
+    cut = round(count * 165 / 247)
+    return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+def read(source):
+    """Classes, names, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool of a folder (see `read_folder`),
+    of "phantoms" (247 of them), or of "phantoms:N".
+    """
+    kind, _, count = str(source).partition(":")
+    if kind != "phantoms":
+        return read_folder(source)
+    images, masks = phantoms(int(count or 247))
+    return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
+
+
+def load_all(source, size):
+    """All cases of a source, with its labels as they are: the class names and the Cases."""
+    classes, names, images, masks = read(source)
+    masks = resize(masks, size)
+    return classes, Cases(names, resize(images, size), masks, masks, [""] * len(names), np.zeros(len(names), dtype=int))
+
+
+def load(source, size, noise, band, seed):
+    """The whole road: read the source, split it, corrupt training labels on the 256-pixel grid, resize.
+
+    noise in 0..1, band as text, "5-13". Returns the class names, the training Cases, and the test Cases, which stay clean.
+    """
+    band = tuple(map(int, band.split("-")))
+    classes, names, images, masks = read(source)
+    parts = []
+    for indices, rate in zip(split(len(names), seed), (noise, 0.0)):
+        clean = masks[indices]
+        noisy, operation, pixels = corrupt_labels(clean, rate, band, (seed, 1))
+        parts.append(Cases([names[i] for i in indices], resize(images[indices], size), resize(noisy, size),
+                           resize(clean, size), operation, pixels))
+    return classes, *parts
+
+
+# ---------------------------------------------------------------------------------------------- folders of pictures
+
+def read_folder(root):
+    """Reads `root`/images and one folder of masks per class; an image and its masks share their stem, case aside.
+
+    Folders of the left and the right part of a class ("left lung", "right_lung") are merged. A JSRT archive's `.IMG` files are
+    images wherever they lie. All pictures are brought to 256 x 256 pixels, whatever their shape.
+    Returns the class names, the stems, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder; --data takes a folder with images/ and one folder of masks per class")
+    images, masks = {}, {}
+    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES):
+        folders = [folder.lower() for folder in path.relative_to(root).parts[:-1]]
+        is_image = path.suffix.lower() == ".img" or any(folder in ("image", "images") for folder in folders)
+        home = images if is_image else masks.setdefault(class_of(folders[-1] if folders else "masks"), {})
+        home.setdefault(path.stem.lower(), []).append(path)
+    if not images or not masks:
+        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} folders of masks; "
+                       "expected images/ and one folder of masks per class, such as lungs/")
+    twins = [paths[1] for paths in images.values() if len(paths) > 1]
+    complain(twins, f"{root}: a second image of the same name; keep one of each")
+    classes = sorted(masks, key=lambda name: (CLASSES.index(name) if name in CLASSES else len(CLASSES), name))
+    for name in classes:
+        complain(sorted(set(images) - set(masks[name])), f"{root}: images without a mask in {name}; add it or remove them")
+        complain(sorted(set(masks[name]) - set(images)), f"{root}: masks in {name} without an image; add it or remove them")
+    stems = sorted(images)
+    pictures = np.empty((len(stems), GRID, GRID), dtype=np.uint8)
+    labels = np.zeros((len(stems), len(classes), GRID, GRID), dtype=bool)
+    for i, stem in enumerate(stems):
+        picture = read_image(images[stem][0])
+        pictures[i] = resize(picture, GRID)
+        for c, name in enumerate(classes):
+            for path in masks[name][stem]:
+                labels[i, c] |= resize(read_mask(path), GRID)
+    return tuple(classes), [images[stem][0].stem for stem in stems], pictures, labels
+
+
+def class_of(folder):
+    """The class that a folder of masks holds: "left lung" and "Right_Lung" are both "lungs"."""
+    name = re.sub(r"^(left|right)[ _-]+|[ _-]+(left|right)$", "", folder)
+    return name + "s" if name + "s" in CLASSES else name
+
+
+def complain(offenders, what):
+    """BadInput that lists the offenders, at most ten and then a count; nothing where there are none."""
+    if offenders:
+        more = f" and {len(offenders) - 10} more" if len(offenders) > 10 else ""
+        raise BadInput(f"{what}: " + ", ".join(map(str, offenders[:10])) + more)
+
+
+def read_image(path):
+    """A picture file as grey (H, W), uint8, whatever its colours and depth; `.IMG` is JSRT's raw format, inverted."""
+    if path.suffix.lower() == ".img":  # 2048 x 2048, big-endian, 12 bits, dark film is high
+        grey = 4095.0 - np.fromfile(path, dtype=">u2").reshape(2048, 2048)
+    else:
+        grey = read_grey(path)
+    if grey.dtype != np.uint8:
+        low, high = float(grey.min()), float(grey.max())
+        grey = (255 * (grey - low) / max(high - low, 1e-6)).astype(np.uint8)
+    return grey
+
+
+def read_mask(path):
+    """A mask file as bool (H, W): two grey values, the larger one is the class (0 and 1, 0 and 255; a single 0 is empty)."""
+    grey = read_grey(path)
+    values = np.unique(grey)
+    if len(values) > 2 or values[0] != 0 and len(values) > 1:
+        raise BadInput(f"{path}: grey values {values[:5].tolist()}{'...' if len(values) > 5 else ''}; a mask has two, "
+                       "0 and one other")
+    return grey > 0
+
+
+def read_grey(path):
+    """The first frame of a picture file, without alpha, colours averaged: (H, W)."""
+    try:
+        picture = iio.imread(path, index=0)
+    except Exception as error:  # the readers raise whatever they like
+        raise BadInput(f"{path}: cannot be read as a picture ({str(error).splitlines()[0][:80]}); replace it") from None
+    if picture.ndim == 3 and picture.shape[-1] in (2, 4):
+        picture = picture[..., :-1]
+    if picture.ndim == 3:
+        equal = all((picture[..., 0] == picture[..., k]).all() for k in range(picture.shape[-1]))
+        picture = picture[..., 0] if equal else picture.mean(axis=-1).round().astype(picture.dtype)
+    return picture
+
+
+# --------------------------------------------------------------------------------------------------------- phantoms
+
+def phantoms(n=247, seed=0, size=256):
+    """Synthetic postero-anterior chest radiographs with exact masks.
+
+    Returns images (n, size, size) uint8, lungs dark as on a film viewer, and masks (n, 3, size, size) bool: lungs,
+    heart, clavicles.  Phantom i depends on (seed, i) alone, so phantoms(10) are the first ten of phantoms(20).
+    """
+    images, masks = np.empty((n, size, size), np.uint8), np.empty((n, 3, size, size), bool)
+    row, col = ((np.mgrid[:size, :size] + 0.5) / size).astype(np.float32)
+    for i in range(n):
+        rng = np.random.default_rng((seed, i))
+        vary = lambda mean, spread: float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
+        x, y = _patient_coordinates(row, col, vary)
+        wall = _chest_wall(x, y, vary)
+        heart = _heart(x, y, vary)
+        lungs = _lungs(x, y, wall, heart, vary)
+        bone, clavicles = _clavicles(x, y, vary)
+        masks[i] = lungs > 0, heart > 0, clavicles > 0
+        attenuation = (_soft_tissue(x, y, lungs, heart, vary) + _skeleton(x, y, wall, lungs, bone, vary)
+                       + _vessels(x, y, lungs, vary))
+        images[i] = _film(attenuation, row[:, 0], rng, vary)
+    return images, masks
+
+
+def _soft(field, width):
+    """From 0 outside to 1 inside, smoothly over `width` around the edge."""
+    t = np.clip(field / width + 0.5, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _blob(u, v=0):
+    """A bell of height 1 around u = v = 0."""
+    return np.exp(-u * u - v * v)
+
+
+def _sides(x, vary, mean, spread):
+    """One draw for the patient's right and another one for the left (np.heaviside: 0 for x < 0, else 1)."""
+    right, left = vary(mean, spread), vary(mean, spread)
+    return right + (left - right) * np.heaviside(x, 1)
+
+
+def _wobble(t, size, vary):
+    """A slow random wave along t: no patient's outline is a perfect curve."""
+    return sum(vary(0, size / k) * np.sin(3 * k * t + vary(0, 3)) for k in (1, 2))
+
+
+def _merge(a, b, width):
+    """Union of two shadows whose corner is filled, as where the great vessels leave the heart."""
+    return np.maximum(a, b) + np.clip(width - np.abs(a - b), 0, None) ** 2 / (4 * width)
+
+
+def _patient_coordinates(row, col, vary):
+    """The patient stands a little off centre and tilted, and is larger or smaller, wider or slimmer."""
+    middle, half_width, tilt = vary(0.50, 0.015), vary(0.40, 0.027), vary(0, 0.02)
+    top, bottom = vary(0.085, 0.025), vary(0.835, 0.07)
+    return (col - middle - tilt * (row - 0.5)) / half_width, (row - top + tilt * (col - 0.5)) / (bottom - top)
+
+
+def _chest_wall(x, y, vary):
+    """Inside of the rib cage: narrow at the lung tips, then widening to the costophrenic angles."""
+    tip, roundness = vary(0.38, 0.03), vary(3.4, 0.5)
+    dome = np.sqrt(1 - (1 - np.clip(y, 0, 1)) ** roundness)
+    reach = _sides(x, vary, 0.98, 0.02) + _wobble(y + 2 * np.heaviside(x, 1), 0.025, vary)
+    return np.minimum(tip + (reach - tip) * dome - np.abs(x), 2 * y)
+
+
+def _heart(x, y, vary):
+    """A rounded triangle that points down to the patient's left."""
+    half_width, half_height = vary(0.42, 0.035), vary(0.22, 0.018)
+    u, v = (x - vary(0.17, 0.04)) / half_width, (y - vary(0.69, 0.03)) / half_height
+    angle, apex = np.arctan2(v, u), vary(0.65, 0.12)
+    radius = 1 + vary(0.09, 0.03) * np.cos(2 * (angle - apex)) + vary(0.08, 0.025) * np.cos(3 * (angle - apex))
+    return half_width * (radius + _wobble(angle, 0.02, vary) - np.hypot(u, v))
+
+
+def _lungs(x, y, wall, heart, vary):
+    """What the mediastinum, the heart and the two domes of the diaphragm leave of the chest."""
+    s, left = np.abs(x), np.heaviside(x, 1)
+    tip = np.sqrt(1 - (1 - np.clip(y / vary(0.2, 0.03), 0, 1)) ** 2)
+    edge = 0.38 - vary(0.24, 0.02) * tip + _wobble(y + 2 * left, 0.02, vary)
+    aortic_knob = vary(0.11, 0.04) * left * _blob((y - vary(0.32, 0.02)) / 0.07)
+    dome = vary(0.81, 0.035) + vary(0.035, 0.02) * left                   # the liver pushes the right one up
+    summit, steepness = vary(0.45, 0.05), vary(2.4, 0.3)
+    fall = np.where(s > summit, (s - summit) / (1 - summit), 0.5 * (summit - s))
+    abdomen = 2 * (y - dome - (1 - dome) * fall ** steepness - _wobble(x, 0.006, vary))
+    return np.minimum(wall, -_merge(_merge(edge + aortic_knob - s, heart, 0.15), abdomen, 0.08))
+
+
+def _clavicles(x, y, vary):
+    """Two slightly bent bars: the whole bone, and its part up to the chest wall, which is what JSRT outlines."""
+    s = np.abs(x)
+    start, length = _sides(x, vary, 0.15, 0.025), vary(0.55, 0.03)
+    t = (s - start) / length                             # 0 at the sternum, 1 near the chest wall
+    height, rise = _sides(x, vary, 0.145, 0.006) + vary(0, 0.02), _sides(x, vary, 0.08, 0.012) + vary(0, 0.025)
+    middle = height - rise * t * (1.3 - 0.3 * t) + vary(0.007, 0.006) * np.sin(5 * t)
+    half = vary(0.033, 0.004) * (1.1 - 0.4 * np.clip(t, 0, 1) + 0.2 * np.clip(0.3 - t, 0, 1))
+    bone = np.minimum(2 * (half - np.abs(y - middle)), length * np.minimum(t, 1.7 - t))
+    return bone, np.minimum(bone, length * (1 - t))
+
+
+def _soft_tissue(x, y, lungs, heart, vary):
+    """Trunk, shoulders, neck and abdomen, less the air in the lungs, the windpipe and the stomach."""
+    s = np.abs(x)
+    trunk = vary(1.16, 0.04) + 0.7 * _soft(vary(0.4, 0.08) - y, 0.5)                # wider above, with the arms
+    shoulder_line = 0.25 * np.clip(s - 0.3, 0, None) - vary(0.18, 0.02)
+    body = vary(1.4, 0.1) * np.sqrt(np.clip(1 - (s / trunk) ** 2, 0, 1)) * _soft(y - shoulder_line, 0.12)
+    shoulders = vary(0.5, 0.1) * _blob((s - 1.2) / 0.25, (y - 0.17) / 0.15)
+    middle = vary(0.25, 0.06) * _blob(x / 0.35) + vary(0.15, 0.05) * _soft(heart, 0.15)
+    breast = _soft(1 - np.hypot((s - 0.62) / 0.42, (y - vary(0.7, 0.04)) / 0.2), 0.2) * _soft(y - 0.7, 0.4)
+    windpipe = vary(0.25, 0.05) * _soft(0.07 - np.abs(x + 0.02), 0.05) * _soft(0.42 - y, 0.1)
+    stomach = max(0, vary(0.2, 0.2)) * _blob((x - vary(0.45, 0.08)) / 0.16, (y - vary(0.98, 0.02)) / 0.05)
+    air = vary(0.6, 0.06) * _soft(lungs, 0.06) + vary(0.4, 0.08) * _soft(lungs - 0.15, 0.5)
+    return body + shoulders + middle + max(0, vary(0.15, 0.15)) * breast - windpipe - stomach - air
+
+
+def _skeleton(x, y, wall, lungs, clavicles, vary):
+    """Spine, clavicles, and ribs: each set of ribs is one periodic band in y that falls or climbs with |x|."""
+    s, spacing = np.abs(x), vary(0.105, 0.008)
+    level = y - vary(0, 0.05) + _wobble(y, 0.01, vary) + vary(0, 0.03) * x
+    behind = _soft(np.cos(2 * np.pi / spacing * (level + 0.1 * s - vary(0.30, 0.05) * s ** 3)) - 0.1, 1)
+    front = _soft(np.cos(2 * np.pi / spacing * (0.87 * level + vary(0.4, 0.06) * s * s)), 1) * _soft(s - 0.55, 0.5)
+    cage = _soft(wall + 0.05, 0.06) * (0.3 + 0.7 * _soft(lungs, 0.1))               # the abdomen drowns them
+    spine = vary(0.25, 0.06) * _soft(0.13 - s, 0.1) * (1 + 0.15 * np.cos(2 * np.pi / 0.09 * y))
+    return cage * (vary(0.14, 0.03) * behind + vary(0.07, 0.02) * front) + spine + vary(0.17, 0.04) * _soft(clavicles, 0.03)
+
+
+def _vessels(x, y, lungs, vary):
+    """Vessels fan out from each hilum, downwards above all, and thin out towards the chest wall."""
+    u, v = np.abs(x) - 0.12, 1.9 * (y - vary(0.45, 0.02))
+    r, angle = np.hypot(u, v), np.arctan2(v, u) + _wobble(x + y, 0.06, vary)
+    fan = sum(np.clip(np.sin(k * angle + vary(0, 3) * x + vary(0, 3)), 0, 1) ** 4 for k in (9, 14))
+    trunks = vary(0.25, 0.06) * _blob(u / 0.14, v / 0.25)
+    return _soft(lungs, 0.1) * (trunks + vary(1.0, 0.2) * fan * r * np.exp(-r / 0.25) * (1 + 0.5 * np.sin(angle)))
+
+
+def _film(attenuation, t, rng, vary):
+    """Uneven exposure and tissue texture, blur, quantum noise (fewer photons, more noise), S-shaped film response."""
+    order = np.arange(32, dtype=np.float32)
+    waves = np.cos(np.pi * order * t[:, None])
+    weights = 0.1 / (1 + np.hypot(order, order[:, None])) ** 1.3
+    texture = waves @ (weights * rng.standard_normal((32, 32), np.float32)) @ waves.T
+    spread = _blob((t - t[:, None]) / vary(0.004, 0.0012))
+    spread /= spread.sum(1, keepdims=True)
+    exposure = spread @ (attenuation + texture) @ spread.T
+    exposure += rng.standard_normal(exposure.shape, np.float32) * vary(0.012, 0.004) * np.exp(0.5 * exposure)
+    return (255 / (1 + np.exp(-vary(2.4, 0.3) * (exposure - vary(0.85, 0.07))))).astype(np.uint8)

@@ -1,0 +1,365 @@
+"""Evaluate a run of train.py: Dice on clean test labels, how well the scores pick the clean training labels, pictures.
+
+    python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0                 # the same figures again, from the checkpoint alone
+    python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0 --data FOLDER   # the same network on other images
+"""
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import data
+import pal
+
+PAPER = {  # Table 1: (noise, band): {strategy: Dice of lungs, heart, clavicles, average}
+    (0.0, ""): {"baseline": (.943, .941, .862, .915), "qam": (.939, .923, .831, .898), "qam+ocm": (.941, .940, .852, .911)},
+    (0.25, "1-8"): {"baseline": (.868, .888, .538, .765), "qam": (.925, .926, .748, .866), "qam+ocm": (.936, .925, .823, .895)},
+    (0.5, "1-8"): {"baseline": (.873, .884, .539, .765), "qam": (.922, .925, .726, .857), "qam+ocm": (.936, .929, .828, .898)},
+    (0.75, "1-8"): {"baseline": (.820, .828, .512, .720), "qam": (.898, .825, .536, .753), "qam+ocm": (.937, .939, .809, .895)},
+    (0.25, "5-13"): {"baseline": (.865, .857, .422, .715), "qam": (.893, .835, .615, .781), "qam+ocm": (.935, .935, .801, .890)},
+    (0.5, "5-13"): {"baseline": (.755, .807, .393, .652), "qam": (.828, .853, .491, .714), "qam+ocm": (.942, .942, .853, .912)},
+    (0.75, "5-13"): {"baseline": (.745, .738, .381, .621), "qam": (.770, .772, .366, .636), "qam+ocm": (.938, .937, .801, .892)},
+}
+CHUNK = 32  # pictures evaluated at once
+# Okabe and Ito's palette: its colours stay distinct under the common kinds of colour blindness.
+CLEAN, NOISY, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
+ORANGE, SKY, RED, YELLOW = (230, 159, 0), (86, 180, 233), (255, 48, 48), (255, 215, 0)  # last two: for outlines
+TEXT, AXIS, GRID, WHITE = (40, 40, 40), (120, 120, 120), (228, 228, 228), (255, 255, 255)
+
+
+# ------------------------------------------------------------------------------------------------ networks on pictures
+
+def network_input(images):
+    """Images (N, H, W) uint8 -> (N, 1, H, W) float, each of mean 0 and standard deviation 1."""
+    images = images[:, None].float()
+    deviation, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+    return ((images - mean) / (deviation + 1e-6)).contiguous(memory_format=torch.channels_last)
+
+
+def build(arguments, classes, device):
+    """The U-Net and the QAM of a run, on `device`, from a fresh initialisation drawn with the run's seed."""
+    torch.manual_seed(arguments["seed"])
+    networks = pal.UNet(len(classes), arguments["width"]), pal.QAM(len(classes))
+    return [network.to(device, memory_format=torch.channels_last) for network in networks]
+
+
+@torch.no_grad()
+def predict(unet, images):
+    """Images (N, H, W) uint8, on any device -> bool masks (N, classes, H, W): probability above one half."""
+    unet.eval()
+    return torch.cat([unet(network_input(chunk)) > 0 for chunk in images.split(CHUNK)])
+
+
+@torch.no_grad()
+def score_labels(unet, qam, images, labels):
+    """Images (N, H, W) and labels (N, classes, H, W) -> raw scores t (N,) and losses L_i (N,), as float64 arrays.
+
+    Batch normalisation uses its running statistics here, so a score does not depend on the labels beside it.
+    """
+    unet.eval(), qam.eval()
+    scores, losses = [], []
+    for image, label in zip(images.split(CHUNK), labels.split(CHUNK)):
+        inputs = network_input(image)
+        scores.append(qam(inputs, label))
+        losses.append(pal.sample_losses(unet(inputs), label).mean(dim=1))
+    return [torch.cat(parts).double().cpu().numpy() for parts in (scores, losses)]
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+def auroc(values, positive):
+    """The chance that a positive has a larger value than a negative, ties counted half; NaN where there is only one kind."""
+    positive = np.asarray(positive, dtype=bool)
+    ours, others = np.asarray(values)[positive], np.sort(np.asarray(values)[~positive])
+    if not len(ours) or not len(others):
+        return float("nan")
+    wins = np.searchsorted(others, ours, "left") + np.searchsorted(others, ours, "right")
+    return float(wins.mean() / 2 / len(others))
+
+
+def pick_figures(scores, losses, clean):
+    """How well scores (N,), and losses (N,) for comparison, tell clean labels (N,) bool from noisy ones; None where all are one kind."""
+    if clean.all() or not clean.any():
+        return dict.fromkeys(("auroc", "precision", "random_precision", "loss_auroc"))
+    best = np.argsort(-scores, kind="stable")[:clean.sum()]
+    return {"auroc": auroc(scores, clean), "precision": float(clean[best].mean()),
+            "random_precision": float(clean.mean()), "loss_auroc": auroc(-losses, clean)}
+
+
+def dice_figures(found, truth, classes):
+    """Mean Dice per class, and their average, of predictions and true masks, both bool (N, classes, H, W) tensors."""
+    per_class = pal.dice(found, truth).double().mean(dim=0).tolist()
+    return {**dict(zip(classes, per_class)), "average": float(np.mean(per_class))}
+
+
+def evaluate(unet, qam, classes, training, test, device, lam):
+    """Dice on the test labels, pick figures on the training labels, and a row of figures per training label.
+
+    The weights of the rows are times N, and as if all training labels were one mini-batch.
+    """
+    images, labels, test_images, truth = (torch.from_numpy(array).to(device) for array in
+                                          (training.images, training.labels, test.images, test.clean))
+    scores, losses = score_labels(unet, qam, images, labels)
+    weights = pal.quality_weights(torch.from_numpy(scores), lam).numpy() * len(scores)
+    rows = [{"name": name, "noisy": int(n > 0), "operation": operation, "pixels": int(n), "score": score, "weight": weight,
+             "loss": loss} for name, operation, n, score, weight, loss in
+            zip(training.names, training.operation, training.pixels, scores.tolist(), weights.tolist(), losses.tolist())]
+    return {"dice": dice_figures(predict(unet, test_images), truth, classes),
+            "pick": pick_figures(scores, losses, training.pixels == 0)}, rows
+
+
+def write_report(out, unet, classes, training, rows, log, device):
+    """Writes labels.csv, samples.png and, where there is a log of epochs, curves.png into the folder `out`."""
+    write_csv(out / "labels.csv", rows)
+    sample_sheet(unet, training, device).save(out / "samples.png")
+    if log:
+        training_curves(log, classes).save(out / "curves.png")
+
+
+def write_csv(path, rows):
+    """Writes dicts of the same keys as a CSV file with a header."""
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def print_results(classes, metrics, arguments):
+    """The small table at the end of a run: Dice here, in the paper where it has this row, and the picks."""
+    dice, pick = metrics["dice"], metrics["pick"]
+    band = arguments["band"] if arguments["noise"] else ""
+    paper = PAPER.get((arguments["noise"], band), {}).get(arguments["strategy"]) if classes == data.CLASSES else None
+    print(f"\n{'Dice, clean test labels':26s}" + "".join(f"{name:>11s}" for name in dice))
+    print(f"{'this run':26s}" + "".join(f"{value:11.3f}" for value in dice.values()))
+    if paper:
+        print(f"{'the paper (JSRT)':26s}" + "".join(f"{value:11.3f}" for value in paper))
+    if pick["auroc"] is not None:
+        print(f"clean against noisy training labels: AUROC of the scores {pick['auroc']:.3f} (of the plain loss "
+              f"{pick['loss_auroc']:.3f}); of the best-scored labels {pick['precision']:.1%} are clean, at random {pick['random_precision']:.1%}")
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+def training_curves(log, classes):
+    """The paper's Fig. 3 (Dice, loss) and Fig. 4 (weights of clean and noisy labels) for one run, from the rows of its log."""
+    def column(name):
+        return np.array([float(row[name]) for row in log])
+    spread = {kind: np.sqrt(column(f"weight_{kind}_variance")) for kind in ("clean", "noisy")}
+    colours = [CLEAN, NOISY, GREEN, PURPLE, ORANGE, SKY]
+    return stack([
+        line_chart("Dice on clean test labels", [(name, column(f"dice_{name}"), colours[k % len(colours)])
+                   for k, name in enumerate((*classes, "average"))], "epoch", "Dice", y_range=(0, 1)),
+        line_chart("Loss per training label", [("clean labels", column("loss_clean"), CLEAN), ("noisy labels", column("loss_noisy"), NOISY),
+                   ("weighted, eq. (1)", column("loss"), GREEN)], "epoch", "BCE + Dice loss"),
+        line_chart("Weight x N (mean and standard deviation)",
+                   [(f"{kind} labels", column(f"weight_{kind}_mean"), colour, spread[kind]) for kind, colour in (("clean", CLEAN), ("noisy", NOISY))],
+                   "epoch", "weight x N"),
+        line_chart("Clean against noisy labels", [("AUROC of the raw scores", column("auroc"), PURPLE)], "epoch", "AUROC", y_range=(0, 1))])
+
+
+def sample_sheet(unet, training, device, count=4):
+    """As the paper's Fig. 1: image, clean label, label as trained on, prediction; the clean boundary in red over all labels."""
+    changed = np.flatnonzero(training.pixels)
+    chosen = (changed if len(changed) else np.arange(len(training.names)))[:count]
+    found = predict(unet, torch.from_numpy(training.images[chosen]).to(device)).cpu().numpy()
+    rows, captions = [], []
+    for k, i in enumerate(chosen):
+        image, clean = training.images[i], (training.clean[i], RED)
+        rows.append([overlay(image, outlines) for outlines in
+                     ([], [clean], [(training.labels[i], YELLOW), clean], [(found[k], YELLOW), clean])])
+        captions.append(f"{training.names[i]}: " + (f"{training.operation[i]}d by {training.pixels[i]} pixels"
+                        if training.operation[i] else "label as it is"))
+    return sheet(rows, ["image", "clean label", "label trained on (yellow)", "prediction (yellow)"], captions)
+
+
+def fitted(text, width, size):
+    """Pillow's own font (no Greek letters, no times sign), made smaller if a line of `text` exceeds `width` pixels."""
+    longest = max(map(ImageFont.load_default(size=size).getlength, text.split("\n")))
+    return ImageFont.load_default(size=size if longest <= width else max(6, int(size * width / longest)))
+
+
+def text_block(text, width, size=14):
+    """`text` (line breaks allowed) centred on a white strip `width` pixels wide, shrunk if it does not fit."""
+    strip = Image.new("RGB", (width, (size + 5) * (text.count("\n") + 1)), WHITE)
+    middle, font = (width / 2, strip.height / 2), fitted(text, width, size)
+    ImageDraw.Draw(strip).multiline_text(middle, text, TEXT, font, anchor="mm", align="center")
+    return strip
+
+
+def ticks(low, high, count, smallest=0.0):
+    """Round numbers (multiples of 1, 2 or 5 times a power of ten) around [low, high] in about `count` steps."""
+    low, high = (low, high) if high > low else (low - 0.5, low + 0.5)
+    rough = (high - low) / count
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = max(smallest, power * min((1, 2, 5, 10), key=lambda m: abs(np.log(m * power / rough))))
+    values = step * np.arange(np.floor(low / step + 1e-6), np.ceil(high / step - 1e-6) + 1)
+    decimals = max(0, -int(np.floor(np.log10(step) + 1e-6)))
+    return [(value, f"{value:.{decimals}f}") for value in values]
+
+
+def draw_curves(canvas, curves, place, box):
+    """Draw line_chart's `curves`, bands and lines, on `canvas`; `place` (epochs, y) gives the pixels, `box` clips."""
+    for part in ("band", "line"):  # all bands first, so that none dulls another curve's line
+        for _, y, colour, spread in curves:
+            ink = Image.new("L", (2 * canvas.width, 2 * canvas.height))  # twice the size, then reduced: smooth edges
+            pen, epochs = ImageDraw.Draw(ink), np.arange(1, len(y) + 1)
+            for run in np.ma.clump_unmasked(np.ma.masked_invalid(y)):  # slices of epochs without a gap
+                under, middle, over = (2 * np.stack(place(epochs, y + s * spread), axis=1)[run] for s in (-1, 0, 1))
+                if part == "band":
+                    pen.polygon([*map(tuple, under), *map(tuple, over[::-1])], fill=48 if spread.any() else 0)
+                elif len(middle) == 1:  # a value between two gaps: a dot
+                    pen.circle(tuple(middle[0]), 6, fill=255)
+                else:
+                    pen.line([*map(tuple, middle)], fill=255, width=4, joint="curve")
+            canvas.paste(colour, box, ink.resize(canvas.size, Image.LANCZOS).crop(box))
+
+
+def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
+    """Curves over the epochs 1..E, as an RGB picture of `size` (width, height). A NaN leaves a gap.
+
+    curves: (label, y (E,), colour) or (label, y (E,), colour, spread (E,)), the latter with a pale band y +- spread.
+    """
+    curves = [(label, np.asarray(y, float), colour, np.nan_to_num(spread[0] if spread else np.zeros(len(y))))
+              for label, y, colour, *spread in curves]
+    values = np.concatenate([[*(y - spread), *(y + spread)] for _, y, _, spread in curves])
+    low, high = y_range or (min(values[np.isfinite(values)], default=0), max(values[np.isfinite(values)], default=1))
+    y_ticks, last = ticks(low, high, 5), max(2, max(len(y) for _, y, _, _ in curves))
+    low, high = y_range or (y_ticks[0][0], y_ticks[-1][0])
+    canvas, font = Image.new("RGB", size, WHITE), ImageFont.load_default(size=14)
+    draw = ImageDraw.Draw(canvas)
+    left = int(max(66, 40 + max(font.getlength(text) for _, text in y_ticks)))
+    right, bottom = size[0] - 20, size[1] - 54
+
+    draw.text((left, 24), title, TEXT, fitted(title, right - left, 18), anchor="lm")
+    x, top = left, 48  # the legend goes between title and panel, where it hides no curve
+    for label, _, colour, _ in curves:
+        width = 29 + font.getlength(label)
+        if x > left and x + width > right:
+            x, top = left, top + 20
+        draw.line((x, top, x + 22, top), colour, 3)
+        draw.text((x + 29, top), label, TEXT, font, anchor="lm")
+        x += width + 18
+    top += 24
+
+    def place(epoch, y):
+        """Pixel position; clipped well outside the panel, because Pillow cannot draw to arbitrarily far points."""
+        y = np.clip(y, 2 * low - high, 2 * high - low)
+        return left + (epoch - 1) / (last - 1) * (right - left), bottom - (y - low) / (high - low) * (bottom - top)
+
+    for value, text in y_ticks:
+        if low - 1e-9 <= value <= high + 1e-9:
+            y = round(place(1, value)[1])
+            draw.line((left, y, right, y), GRID)
+            draw.text((left - 8, y), text, TEXT, font, anchor="rm")
+    for epoch, text in [(1, "1"), *((e, t) for e, t in ticks(1, last, 6, smallest=1) if 1 < e <= last)]:
+        x = round(place(epoch, low)[0])
+        draw.line((x, bottom, x, bottom + 5), AXIS)
+        draw.text((x, bottom + 9), text, TEXT, font, anchor="mt")
+    draw.line((left, bottom, right, bottom), AXIS)
+    draw.text(((left + right) / 2, size[1] - 10), x_label, TEXT, font, anchor="mb")
+    canvas.paste(text_block(y_label, bottom - top).rotate(90, expand=True), (4, top))
+    # A little more than the panel: a line along its edge keeps its full thickness.
+    draw_curves(canvas, curves, place, box=(left - 3, top - 2, right + 3, bottom + 2))
+    return canvas
+
+
+def boundary(mask):
+    """The pixels of `mask` (H, W) with background among their 4 neighbours, as bool (H, W).
+
+    The picture's border does not count as background: an organ cut off by the picture is not outlined there.
+    """
+    m = np.pad(np.asarray(mask, bool), 1, mode="edge")
+    return m[1:-1, 1:-1] & ~(m[:-2, 1:-1] & m[2:, 1:-1] & m[1:-1, :-2] & m[1:-1, 2:])
+
+
+def overlay(image, outlines, scale=2):
+    """One-pixel outlines on `image` (H, W) uint8 enlarged `scale` times, as an RGB picture.
+
+    outlines: (mask (C, H, W) or (H, W) bool, colour), later ones on top: first the label, then the correct boundary.
+    """
+    height, width = image.shape
+    large = (width * scale, height * scale)
+    picture = np.array(Image.fromarray(image).resize(large, Image.BILINEAR).convert("RGB"))
+    for mask, colour in outlines:
+        for organ in np.asarray(mask, bool).reshape(-1, height, width):  # one by one: touching organs keep their edges
+            # Bilinear and cut at one half: smoother than nearest, and even a single mask pixel survives.
+            smooth = Image.fromarray(organ.astype(np.uint8) * 255).resize(large, Image.BILINEAR)
+            picture[boundary(np.asarray(smooth) > 127)] = colour
+    return Image.fromarray(picture)
+
+
+def stack(images, columns=None, pad=0, border=0):
+    """Pictures (charts, tiles) side by side in a grid on white, near-square unless `columns` says otherwise."""
+    columns = columns or int(np.ceil(np.sqrt(len(images))))
+    rows = [images[k:k + columns] for k in range(0, len(images), columns)]
+    width, heights = max(image.width for image in images), [max(image.height for image in row) for row in rows]
+    canvas = Image.new("RGB", (len(rows[0]) * (width + pad) - pad + 2 * border,
+                               sum(heights) + pad * (len(rows) - 1) + 2 * border), WHITE)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            canvas.paste(image, (border + c * (width + pad), border + sum(heights[:r]) + r * pad))
+    return canvas
+
+
+def sheet(rows, titles, captions=None, pad=6):
+    """Tiles in rows, a title above each column; captions, if any, below each row (R texts) or tile (R lists of C).
+
+    rows: R lists of C pictures of one size; titles: C texts, shrunk to the tiles' width like the captions.
+    """
+    width, columns = rows[0][0].width, len(titles)
+    parts = [stack([text_block(title, width, 16) for title in titles], columns, pad)]
+    for r, row in enumerate(rows):
+        parts.append(stack(row, columns, pad))
+        if captions and isinstance(captions[r], str):
+            parts.append(text_block(captions[r], parts[0].width))
+        elif captions:
+            parts.append(stack([text_block(text, width) for text in captions[r]], columns, pad))
+    return stack(parts, 1, pad, border=pad)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+def read_run(folder):
+    """What a finished run folder says of itself: its classes, metrics and arguments."""
+    config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
+    return tuple(name for name in metrics["dice"] if name != "average"), metrics, config["arguments"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="a run folder of train.py")
+    parser.add_argument("--data", help="evaluate on all cases of this folder, unseen by the network, instead of the run's data")
+    options = parser.parse_args()
+    checkpoint = torch.load(options.run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    arguments, classes = checkpoint["arguments"], tuple(checkpoint["classes"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.data:
+        found, cases = data.load_all(options.data, arguments["size"])
+        training = test = cases
+        if found != classes:
+            raise data.BadInput(f"{options.data} has the classes {', '.join(found)}; the network knows {', '.join(classes)}")
+    else:
+        _, training, test = data.load(*(arguments[name] for name in ("data", "size", "noise", "band", "seed")))
+    unet, qam = build(arguments, classes, device)
+    unet.load_state_dict(checkpoint["unet"])
+    qam.load_state_dict(checkpoint["qam"])
+    lam = arguments["lam"] if arguments["strategy"] == "qam+ocm" else None
+    metrics, rows = evaluate(unet, qam, classes, training, test, device, lam)
+    out = options.run / f"on-{Path(options.data).name}" if options.data else options.run
+    out.mkdir(exist_ok=True)
+    write_report(out, unet, classes, training, rows, [] if options.data else checkpoint["log"], device)
+    print_results(classes, metrics, {**arguments, "noise": None} if options.data else arguments)
+    print(f"labels.csv and pictures are in {out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except data.BadInput as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        sys.exit(2)

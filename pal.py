@@ -1,0 +1,169 @@
+"""Pick-and-Learn (Zhu, Shi, Wu, MICCAI 2019): the two networks, the weights, the loss. Needs torch alone.
+
+One training step in another code base:
+
+    losses = sample_losses(unet(images), labels)                      # (N, classes)
+    weights = quality_weights(qam(images, labels))                    # (N,), eq. (2) and softmax
+    loss = pick_and_learn_loss(losses, weights, area_trend(losses, labels))  # eq. (1)
+    loss.backward()                                                   # both networks learn from it
+
+N is the mini-batch, H and W the picture in pixels. Section and equation numbers are the paper's.
+"""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+# ------------------------------------------------------------------------------------------------------ the networks
+
+def conv3x3(inputs, outputs):
+    """3 x 3 convolution, batch normalisation, ReLU: (N, inputs, H, W) -> (N, outputs, H, W).
+
+    The paper's networks (2015 and 2014) have no normalisation. Here it speeds up the U-Net, and in the QAM it keeps the
+    scores of a mini-batch from drifting together to where tanh is flat and its gradient gone.
+    """
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True))
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015) with padded convolutions; `width` channels at full size, doubled at each of `depth`
+    halvings. The paper names no width. H and W must be multiples of 2^depth, or ValueError says which are near.
+    """
+
+    def __init__(self, classes=3, width=8, depth=4, in_channels=1):
+        super().__init__()
+        widths = [width * 2 ** level for level in range(depth + 1)]
+        self.down = nn.ModuleList(nn.Sequential(conv3x3(before, after), conv3x3(after, after))
+                                  for before, after in zip([in_channels] + widths, widths))
+        pairs = list(zip(widths[1:], widths))[::-1]  # (below, here), from the bottom up
+        self.narrow = nn.ModuleList(nn.Conv2d(below, here, 1, bias=False) for below, here in pairs)
+        self.up = nn.ModuleList(nn.Sequential(conv3x3(2 * here, here), conv3x3(here, here)) for _, here in pairs)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, images):
+        """images (N, in_channels, H, W) -> logits (N, classes, H, W), one sigmoid per class: organs may overlap."""
+        check_size(images.shape[-2:], 2 ** len(self.up))
+        features, skips = images, []
+        for level, block in enumerate(self.down):
+            features = block(features if level == 0 else F.max_pool2d(features, 2))  # (N, width 2^level, H / 2^level, ...)
+            skips.append(features)
+        skips.pop()
+        for narrow, block in zip(self.narrow, self.up):
+            features = F.interpolate(narrow(features), scale_factor=2)  # half the channels, twice the size
+            features = block(torch.cat([skips.pop(), features], dim=1))
+        return self.head(features)
+
+
+class QAM(nn.Module):
+    """Quality awareness module (section 2.1): a VGG-style network that looks at an image and its label together.
+
+    3 x 3 convolutions in `stages` pooled stages, then "a one-channel average pooling layer". Left open by the paper, and
+    chosen here: one convolution a stage; the map that is averaged is linear (after a ReLU no score could be negative, and
+    half of tanh were lost) and starts at zero, so that training starts from equal weights, not from random ones.
+    """
+
+    def __init__(self, classes=3, width=8, stages=5, in_channels=1):
+        super().__init__()
+        widths = [in_channels + classes] + [width * 2 ** min(stage, 3) for stage in range(stages)]
+        self.features = nn.Sequential(*(nn.Sequential(conv3x3(before, after), nn.MaxPool2d(2))
+                                        for before, after in zip(widths, widths[1:])))
+        self.score = nn.Conv2d(widths[-1], 1, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, images, labels):
+        """images (N, in_channels, H, W), labels (N, classes, H, W) in 0..1 -> raw scores t (N,), of either sign."""
+        check_size(images.shape[-2:], 2 ** len(self.features))
+        features = self.features(torch.cat([images, labels.to(images.dtype)], dim=1))  # (N, C, H / 2^stages, ...)
+        return self.score(features).mean(dim=(1, 2, 3))  # global average pooling
+
+
+def check_size(size, multiple):
+    """ValueError, naming the nearest sizes that do, when H or W in pixels is not a multiple of `multiple`."""
+    for length in size:
+        if length % multiple or not length:
+            below = length // multiple * multiple
+            near = f"{below} or {below + multiple}" if below else f"{multiple}"
+            raise ValueError(f"pictures of {size[0]} x {size[1]} pixels: the network halves them down to 1/{multiple}, "
+                             f"and {length} is no multiple of {multiple}; use {near}")
+
+
+# ----------------------------------------------------------------------------------------------- scores and weights
+
+def overfitting_control(scores, lam=2.0):
+    """Overfitting control module (section 2.2): raw scores t of any shape -> scores in (-lam, lam).
+
+    Eq. (2):  Phi(t) = lam tanh(t)
+    """
+    return lam * torch.tanh(scores)
+
+
+def quality_weights(scores, lam=2.0):
+    """Raw scores t (N,) -> weights (N,), positive, sum 1, by a softmax over the mini-batch (section 2.1).
+
+    With the OCM no weight is more than e^(2 lam) times another; lam=None leaves the OCM out (the paper's "QAM" rows).
+    The weights are relative to the mini-batch: split over devices, it must be gathered first.
+    """
+    return torch.softmax(scores if lam is None else overfitting_control(scores, lam), dim=0)
+
+
+# --------------------------------------------------------------------------------------------------------- the loss
+
+def sample_losses(logits, labels):
+    """L_i of eq. (1), one per sample and class: logits and labels (N, classes, H, W) -> (N, classes).
+
+    BCE + soft Dice loss; L_i is its mean over classes. The paper does not name its loss. Alone, BCE is cheaper for small
+    labels and Dice for large ones as long as the U-Net knows nothing; together they mislead the QAM least.
+    """
+    labels = labels.to(logits.dtype)
+    bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=(2, 3))
+    probabilities = torch.sigmoid(logits)
+    overlap = (probabilities * labels).sum(dim=(2, 3))  # (N, classes)
+    total = probabilities.sum(dim=(2, 3)) + labels.sum(dim=(2, 3))
+    return bce + 1 - (2 * overlap + 1) / (total + 1)  # + 1 pixel: an empty label costs little where nothing is predicted
+
+
+def area_trend(losses, labels):
+    """What the area of its label alone predicts of each sample's loss: losses (N, classes), labels -> (N,), mean 0.
+
+    The method is circular: weights come from losses, and losses from a network trained with the weights. Before the U-Net
+    has learnt shapes, its losses tell labels apart by area alone (the BCE of a constant prediction is exactly linear in
+    area), and the QAM would settle on all eroded or all dilated labels and keep them. So, within the mini-batch and per
+    class, a straight line is fitted to the losses over the labels' foreground fractions a,
+
+        trend_i = mean over classes c of  slope_c (a_ic - mean_j a_jc),
+
+    and subtracted from what the QAM is paid for: a control variate, which takes the noise that a known quantity explains
+    out of a signal. It is a constant to the U-Net, whose gradient stays that of eq. (1). Not in the paper.
+    """
+    losses = losses.detach()
+    areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes)
+    areas = areas - areas.mean(dim=0)
+    slopes = (areas * losses).sum(dim=0) / areas.square().sum(dim=0).clamp_min(1e-12)  # (classes,)
+    return (slopes * areas).mean(dim=1)
+
+
+def pick_and_learn_loss(losses, weights, trend=None):
+    """The one loss of both networks: losses (N, classes) or (N,), weights (N,) that sum to 1 -> a scalar.
+
+    Eq. (1):  Loss = sum_i  weight_i L_i
+
+    Its gradient pays the QAM for weight on low losses, dLoss/ds_i = weight_i (L_i - Loss) for softmax scores s, and
+    the U-Net for low losses where weight is. `trend` (N,), a constant, is taken from L_i (see `area_trend`). Weights
+    1 / N make it the plain mean: the baseline.
+    """
+    per_sample = losses if losses.dim() == 1 else losses.mean(dim=1)
+    return (weights * (per_sample if trend is None else per_sample - trend.detach())).sum()
+
+
+# ------------------------------------------------------------------------------------------------------- the metric
+
+def dice(prediction, truth):
+    """Dice of bool masks (N, classes, H, W) -> (N, classes) float; both empty: 1, since nothing was there and nothing found.
+
+    Eq. (3):  Dice = 2 |V_pred and V_gt| / (|V_pred| + |V_gt|)
+    """
+    prediction, truth = prediction.bool(), truth.bool()
+    overlap = (prediction & truth).sum(dim=(2, 3))
+    total = prediction.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+    return torch.where(total == 0, 1.0, 2.0 * overlap / total.clamp_min(1))

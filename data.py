@@ -102,6 +102,8 @@ def read(source):
     kind, _, count = str(source).partition(":")
     if kind != "phantoms":
         return read_folder(source)
+    if not re.fullmatch(r"\d*", count) or int(count or 247) < 3:
+        raise BadInput(f"{source}: not a number of phantoms from 3 on; write for example phantoms:50")
     images, masks = phantoms(int(count or 247))
     return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
 
@@ -218,6 +220,10 @@ def read_grey(path):
 
 
 # --------------------------------------------------------------------------------------------------------- phantoms
+# Every organ is a signed field over the picture, positive inside: field > 0 is its mask, and _soft(field, width), the same
+# shape with a soft edge, adds to what the X-rays must cross. Patient coordinates: x = 0 on the midline, +-1 at the chest
+# walls (x < 0, left in the picture, is the patient's right); y = 0 at the lung tips, 1 at the lowest lung angle.
+# vary(mean, spread) draws what differs between patients.
 
 def phantoms(n=247, seed=0, size=256):
     """Synthetic postero-anterior chest radiographs with exact masks.
@@ -230,15 +236,16 @@ def phantoms(n=247, seed=0, size=256):
     for i in range(n):
         rng = np.random.default_rng((seed, i))
         vary = lambda mean, spread: float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
-        x, y = _patient_coordinates(row, col, vary)
+        middle, half_width, tilt = vary(0.50, 0.015), vary(0.40, 0.027), vary(0, 0.02)
+        top, bottom, dome = vary(0.085, 0.025), vary(0.835, 0.07), vary(0.81, 0.035)
+        x, y = (col - middle - tilt * (row - 0.5)) / half_width, (row - top + tilt * (col - 0.5)) / (bottom - top)
         wall = _chest_wall(x, y, vary)
-        heart = _heart(x, y, vary)
-        lungs = _lungs(x, y, wall, heart, vary)
+        heart = _heart(x, y, dome, vary)
+        lungs = _lungs(x, y, wall, heart, dome, vary)
         bone, clavicles = _clavicles(x, y, vary)
         masks[i] = lungs > 0, heart > 0, clavicles > 0
-        attenuation = (_soft_tissue(x, y, lungs, heart, vary) + _skeleton(x, y, wall, lungs, bone, vary)
-                       + _vessels(x, y, lungs, vary))
-        images[i] = _film(attenuation, row[:, 0], rng, vary)
+        attenuation = _soft_tissue(x, y, lungs, heart, vary) + _vessels(x, y, lungs, vary)
+        images[i] = _film(attenuation + _skeleton(x, y, wall, lungs, bone, vary), row[:, 0], rng, vary)
     return images, masks
 
 
@@ -265,15 +272,8 @@ def _wobble(t, size, vary):
 
 
 def _merge(a, b, width):
-    """Union of two shadows whose corner is filled, as where the great vessels leave the heart."""
+    """Union of two shadows with their corner filled, as where the great vessels leave the heart."""
     return np.maximum(a, b) + np.clip(width - np.abs(a - b), 0, None) ** 2 / (4 * width)
-
-
-def _patient_coordinates(row, col, vary):
-    """The patient stands a little off centre and tilted, and is larger or smaller, wider or slimmer."""
-    middle, half_width, tilt = vary(0.50, 0.015), vary(0.40, 0.027), vary(0, 0.02)
-    top, bottom = vary(0.085, 0.025), vary(0.835, 0.07)
-    return (col - middle - tilt * (row - 0.5)) / half_width, (row - top + tilt * (col - 0.5)) / (bottom - top)
 
 
 def _chest_wall(x, y, vary):
@@ -284,37 +284,36 @@ def _chest_wall(x, y, vary):
     return np.minimum(tip + (reach - tip) * dome - np.abs(x), 2 * y)
 
 
-def _heart(x, y, vary):
-    """A rounded triangle that points down to the patient's left."""
-    half_width, half_height = vary(0.42, 0.035), vary(0.22, 0.018)
-    u, v = (x - vary(0.17, 0.04)) / half_width, (y - vary(0.69, 0.03)) / half_height
+def _heart(x, y, dome, vary):
+    """A rounded triangle that rests on the diaphragm and points down to the patient's left."""
+    half_width, half_height, sunk = vary(0.42, 0.035), vary(0.22, 0.018), vary(0.45, 0.08)
+    u, v = (x - vary(0.17, 0.04)) / half_width, (y - dome) / half_height + 1 - sunk
     angle, apex = np.arctan2(v, u), vary(0.65, 0.12)
     radius = 1 + vary(0.09, 0.03) * np.cos(2 * (angle - apex)) + vary(0.08, 0.025) * np.cos(3 * (angle - apex))
     return half_width * (radius + _wobble(angle, 0.02, vary) - np.hypot(u, v))
 
 
-def _lungs(x, y, wall, heart, vary):
+def _lungs(x, y, wall, heart, dome, vary):
     """What the mediastinum, the heart and the two domes of the diaphragm leave of the chest."""
     s, left = np.abs(x), np.heaviside(x, 1)
     tip = np.sqrt(1 - (1 - np.clip(y / vary(0.2, 0.03), 0, 1)) ** 2)
-    edge = 0.38 - vary(0.24, 0.02) * tip + _wobble(y + 2 * left, 0.02, vary)
     aortic_knob = vary(0.11, 0.04) * left * _blob((y - vary(0.32, 0.02)) / 0.07)
-    dome = vary(0.81, 0.035) + vary(0.035, 0.02) * left                   # the liver pushes the right one up
-    summit, steepness = vary(0.45, 0.05), vary(2.4, 0.3)
-    fall = np.where(s > summit, (s - summit) / (1 - summit), 0.5 * (summit - s))
-    abdomen = 2 * (y - dome - (1 - dome) * fall ** steepness - _wobble(x, 0.006, vary))
-    return np.minimum(wall, -_merge(_merge(edge + aortic_knob - s, heart, 0.15), abdomen, 0.08))
+    mediastinum = 0.38 - vary(0.24, 0.02) * tip + aortic_knob + _wobble(y + 2 * left, 0.02, vary) - s
+    dome, summit = dome + vary(0.035, 0.02) * left, vary(0.45, 0.05)      # the liver pushes the right dome up
+    fall = np.where(s > summit, (s - summit) / (1 - summit), 0.5 * (summit - s)) ** vary(2.4, 0.3)
+    abdomen = 2 * (y - dome - (1 - dome) * fall - _wobble(x, 0.006, vary))
+    shadow = _merge(_merge(mediastinum, heart, 0.15), abdomen, 0.1)
+    return -_merge(shadow, -wall, 0.04)
 
 
 def _clavicles(x, y, vary):
-    """Two slightly bent bars: the whole bone, and its part up to the chest wall, which is what JSRT outlines."""
-    s = np.abs(x)
+    """Two slightly bent bars: the whole bones, and their parts up to the chest wall, which JSRT outlines."""
     start, length = _sides(x, vary, 0.15, 0.025), vary(0.55, 0.03)
-    t = (s - start) / length                             # 0 at the sternum, 1 near the chest wall
-    height, rise = _sides(x, vary, 0.145, 0.006) + vary(0, 0.02), _sides(x, vary, 0.08, 0.012) + vary(0, 0.025)
+    t = (np.abs(x) - start) / length                     # 0 at the sternum, 1 near the chest wall
+    height, rise = _sides(x, vary, 0.145, 0.006) + vary(0, 0.02), _sides(x, vary, 0.08, 0.012) + vary(0, 0.02)
     middle = height - rise * t * (1.3 - 0.3 * t) + vary(0.007, 0.006) * np.sin(5 * t)
-    half = vary(0.033, 0.004) * (1.1 - 0.4 * np.clip(t, 0, 1) + 0.2 * np.clip(0.3 - t, 0, 1))
-    bone = np.minimum(2 * (half - np.abs(y - middle)), length * np.minimum(t, 1.7 - t))
+    half = vary(0.033, 0.004) * (1.1 - 0.4 * np.clip(t, 0, 2) + 0.2 * np.clip(0.3 - t, 0, 1))
+    bone = np.minimum(2 * (half - np.abs(y - middle)), length * np.minimum(t, 1.9 - t))
     return bone, np.minimum(bone, length * (1 - t))
 
 
@@ -323,44 +322,44 @@ def _soft_tissue(x, y, lungs, heart, vary):
     s = np.abs(x)
     trunk = vary(1.16, 0.04) + 0.7 * _soft(vary(0.4, 0.08) - y, 0.5)                # wider above, with the arms
     shoulder_line = 0.25 * np.clip(s - 0.3, 0, None) - vary(0.18, 0.02)
-    body = vary(1.4, 0.1) * np.sqrt(np.clip(1 - (s / trunk) ** 2, 0, 1)) * _soft(y - shoulder_line, 0.12)
-    shoulders = vary(0.5, 0.1) * _blob((s - 1.2) / 0.25, (y - 0.17) / 0.15)
+    body = vary(1.8, 0.1) * np.clip(1 - (s / trunk) ** 2, 0, 1) ** 0.35 * _soft(y - shoulder_line, 0.12)
+    shoulders = vary(0.4, 0.1) * _blob((s - 1.2) / 0.25, (y - 0.17) / 0.15)
     middle = vary(0.25, 0.06) * _blob(x / 0.35) + vary(0.15, 0.05) * _soft(heart, 0.15)
-    breast = _soft(1 - np.hypot((s - 0.62) / 0.42, (y - vary(0.7, 0.04)) / 0.2), 0.2) * _soft(y - 0.7, 0.4)
-    windpipe = vary(0.25, 0.05) * _soft(0.07 - np.abs(x + 0.02), 0.05) * _soft(0.42 - y, 0.1)
+    belly = vary(0.2, 0.1) * _soft(y - 0.8, 0.5)
+    breast = _soft(_blob((s - 0.6) / 0.4, (y - vary(0.67, 0.04)) / 0.2) - 0.37, 0.15) * _soft(y - 0.65, 0.5)
+    windpipe = vary(0.3, 0.06) * _soft(0.07 - np.abs(x + 0.02), 0.05) * _soft(0.42 - y, 0.1)
     stomach = max(0, vary(0.2, 0.2)) * _blob((x - vary(0.45, 0.08)) / 0.16, (y - vary(0.98, 0.02)) / 0.05)
-    air = vary(0.6, 0.06) * _soft(lungs, 0.06) + vary(0.4, 0.08) * _soft(lungs - 0.15, 0.5)
-    return body + shoulders + middle + max(0, vary(0.15, 0.15)) * breast - windpipe - stomach - air
-
-
-def _skeleton(x, y, wall, lungs, clavicles, vary):
-    """Spine, clavicles, and ribs: each set of ribs is one periodic band in y that falls or climbs with |x|."""
-    s, spacing = np.abs(x), vary(0.105, 0.008)
-    level = y - vary(0, 0.05) + _wobble(y, 0.01, vary) + vary(0, 0.03) * x
-    behind = _soft(np.cos(2 * np.pi / spacing * (level + 0.1 * s - vary(0.30, 0.05) * s ** 3)) - 0.1, 1)
-    front = _soft(np.cos(2 * np.pi / spacing * (0.87 * level + vary(0.4, 0.06) * s * s)), 1) * _soft(s - 0.55, 0.5)
-    cage = _soft(wall + 0.05, 0.06) * (0.3 + 0.7 * _soft(lungs, 0.1))               # the abdomen drowns them
-    spine = vary(0.25, 0.06) * _soft(0.13 - s, 0.1) * (1 + 0.15 * np.cos(2 * np.pi / 0.09 * y))
-    return cage * (vary(0.14, 0.03) * behind + vary(0.07, 0.02) * front) + spine + vary(0.17, 0.04) * _soft(clavicles, 0.03)
+    air = vary(0.55, 0.06) * _soft(lungs, 0.06) + vary(0.45, 0.08) * _soft(lungs - 0.15, 0.5)
+    return body + shoulders + middle + belly + max(0, vary(0.08, 0.12)) * breast - windpipe - stomach - air
 
 
 def _vessels(x, y, lungs, vary):
     """Vessels fan out from each hilum, downwards above all, and thin out towards the chest wall."""
     u, v = np.abs(x) - 0.12, 1.9 * (y - vary(0.45, 0.02))
-    r, angle = np.hypot(u, v), np.arctan2(v, u) + _wobble(x + y, 0.06, vary)
-    fan = sum(np.clip(np.sin(k * angle + vary(0, 3) * x + vary(0, 3)), 0, 1) ** 4 for k in (9, 14))
-    trunks = vary(0.25, 0.06) * _blob(u / 0.14, v / 0.25)
-    return _soft(lungs, 0.1) * (trunks + vary(1.0, 0.2) * fan * r * np.exp(-r / 0.25) * (1 + 0.5 * np.sin(angle)))
+    r, angle = np.hypot(u, v), np.arctan2(v, u) + _wobble(x + y, 0.1, vary)
+    fan = sum(np.clip(np.sin(k * angle + vary(0, 3) * x + vary(0, 3)) - 0.3, 0, 1) ** 2 for k in (9, 14))
+    trunks = vary(0.2, 0.05) * _blob(u / 0.14, v / 0.25)
+    return _soft(lungs, 0.1) * (trunks + vary(2.6, 0.6) * fan * r * np.exp(-r / 0.25) * (1 + 0.5 * np.sin(angle)))
+
+
+def _skeleton(x, y, wall, lungs, clavicles, vary):
+    """Spine, clavicles, and ribs: each set of ribs is one periodic band in y that falls or climbs with |x|."""
+    s, per_rib = np.abs(x), 2 * np.pi / vary(0.105, 0.008)
+    level = y - vary(0, 0.05) + _wobble(y, 0.01, vary) + vary(0, 0.03) * x
+    behind = _soft(np.cos(per_rib * (level + 0.1 * s - vary(0.30, 0.05) * s * s * s)) - 0.1, 1)
+    front = _soft(np.cos(per_rib * (0.87 * level + vary(0.4, 0.06) * s * s)), 1) * _soft(s - 0.55, 0.5)
+    ribs = _soft(wall + 0.05, 0.06) * (vary(0.14, 0.03) * behind + vary(0.07, 0.02) * front)
+    spine = vary(0.25, 0.06) * _soft(0.13 - s, 0.1) * (1 + 0.15 * np.cos(2 * np.pi / 0.09 * y))
+    return ribs * (0.3 + 0.7 * _soft(lungs, 0.1)) + spine + vary(0.17, 0.04) * _soft(clavicles, 0.03)
 
 
 def _film(attenuation, t, rng, vary):
     """Uneven exposure and tissue texture, blur, quantum noise (fewer photons, more noise), S-shaped film response."""
     order = np.arange(32, dtype=np.float32)
-    waves = np.cos(np.pi * order * t[:, None])
-    weights = 0.1 / (1 + np.hypot(order, order[:, None])) ** 1.3
+    waves, weights = np.cos(np.pi * order * t[:, None]), 0.1 / (1 + np.hypot(order, order[:, None])) ** 1.3
     texture = waves @ (weights * rng.standard_normal((32, 32), np.float32)) @ waves.T
-    spread = _blob((t - t[:, None]) / vary(0.004, 0.0012))
-    spread /= spread.sum(1, keepdims=True)
-    exposure = spread @ (attenuation + texture) @ spread.T
-    exposure += rng.standard_normal(exposure.shape, np.float32) * vary(0.012, 0.004) * np.exp(0.5 * exposure)
-    return (255 / (1 + np.exp(-vary(2.4, 0.3) * (exposure - vary(0.85, 0.07))))).astype(np.uint8)
+    blur = _blob((t - t[:, None]) / vary(0.004, 0.0012))                  # row i: how pixel i mixes its neighbours
+    blur /= blur.sum(1, keepdims=True)
+    seen = blur @ (attenuation + texture) @ blur.T
+    seen += rng.standard_normal(seen.shape, np.float32) * vary(0.012, 0.004) * np.exp(0.5 * seen)
+    return (255 / (1 + np.exp(-vary(2.6, 0.3) * (seen - vary(1.3, 0.07))))).astype(np.uint8)

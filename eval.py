@@ -42,9 +42,13 @@ def network_input(images):
 
 
 def build(arguments, classes, device):
-    """The U-Net and the QAM of a run, on `device`, from a fresh initialisation drawn with the run's seed."""
+    """The U-Net and the QAM of a run, on `device`, initialised from the run's seed; BadInput for a size they cannot take."""
     torch.manual_seed(arguments["seed"])
     networks = pal.UNet(len(classes), arguments["width"]), pal.QAM(len(classes))
+    try:
+        pal.check_size([arguments["size"]] * 2, max(network.multiple for network in networks))
+    except ValueError as error:
+        raise data.BadInput(f"--size: {error}") from None
     return [network.to(device, memory_format=torch.channels_last) for network in networks]
 
 

@@ -39,10 +39,11 @@ class UNet(nn.Module):
         self.narrow = nn.ModuleList(nn.Conv2d(below, here, 1, bias=False) for below, here in pairs)
         self.up = nn.ModuleList(nn.Sequential(conv3x3(2 * here, here), conv3x3(here, here)) for _, here in pairs)
         self.head = nn.Conv2d(width, classes, 1)
+        self.multiple = 2 ** depth  # of H and W
 
     def forward(self, images):
         """images (N, in_channels, H, W) -> logits (N, classes, H, W), one sigmoid per class: organs may overlap."""
-        check_size(images.shape[-2:], 2 ** len(self.up))
+        check_size(images.shape[-2:], self.multiple)
         features, skips = images, []
         for level, block in enumerate(self.down):
             features = block(features if level == 0 else F.max_pool2d(features, 2))  # (N, width 2^level, H / 2^level, ...)
@@ -68,12 +69,13 @@ class QAM(nn.Module):
         self.features = nn.Sequential(*(nn.Sequential(conv3x3(before, after), nn.MaxPool2d(2))
                                         for before, after in zip(widths, widths[1:])))
         self.score = nn.Conv2d(widths[-1], 1, 1)
+        self.multiple = 2 ** stages  # of H and W
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 
     def forward(self, images, labels):
         """images (N, in_channels, H, W), labels (N, classes, H, W) in 0..1 -> raw scores t (N,), of either sign."""
-        check_size(images.shape[-2:], 2 ** len(self.features))
+        check_size(images.shape[-2:], self.multiple)
         features = self.features(torch.cat([images, labels.to(images.dtype)], dim=1))  # (N, C, H / 2^stages, ...)
         return self.score(features).mean(dim=(1, 2, 3))  # global average pooling
 

@@ -12,80 +12,116 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from data import BadInput, load
+from data import GRID, BadInput, load
 
 PAPER = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", warm_up=0, area_neutral="off", shift=0.0)
 
 
+def number(kind, low, high=math.inf):
+    """An argparse type: an int or float (`kind`) from low to high."""
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not a {'whole ' * (kind is int)}number from {low} to {high}")
+        return value
+    return convert
+
+
+def pixel_band(text):
+    """An argparse type: "5-13", the smallest and the largest radius in pixels of the 256-pixel grid."""
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) < GRID:
+        raise argparse.ArgumentTypeError(f"{text} is not a band such as 5-13, from the smaller to the larger, 1 to {GRID - 1}")
+    return text
+
+
 def parse_arguments(argv=None):
     """The command line as a namespace; `--paper` moves the defaults, so that what is typed beside it still counts."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser.error = refuse
     add = parser.add_argument
     add("--data", default="phantoms", help="a folder of images and masks; or phantoms:N for N phantoms")
     add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm"), help="baseline: uniform weights")
-    add("--noise", type=float, default=0.5, help="share of the training labels that is eroded or dilated, 0 to 1")
-    add("--band", default="5-13", help="by how many pixels of a 256 x 256 picture")
-    add("--lam", type=float, default=2.0, help="lambda of eq. (2), the bound on a score")
-    add("--size", type=int, default=128, help="height and width of the pictures in training and evaluation, in pixels")
-    add("--epochs", type=int, default=40, help="passes over the training data")
-    add("--batch", type=int, default=32, help="samples in a mini-batch, whose weights sum to 1")
-    add("--lr", type=float, default=1e-2, help="the U-Net's learning rate, at its highest")
-    add("--qam-lr", type=float, default=2e-4, help="the QAM's learning rate, at its highest")
+    add("--noise", type=number(float, 0, 1), default=0.5, help="share of the training labels that is eroded or dilated")
+    add("--band", type=pixel_band, default="5-13", help="by how many pixels, on a grid of 256 x 256")
+    add("--lam", type=number(float, 0), default=2.0, help="lambda of eq. (2), the bound on a score")
+    add("--size", type=number(int, 1), default=128, help="height and width of the pictures the networks see, in pixels")
+    add("--epochs", type=number(int, 1), default=40, help="passes over the training data")
+    add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, whose weights sum to 1")
+    add("--lr", type=number(float, 0), default=1e-2, help="the U-Net's learning rate, at its highest")
+    add("--qam-lr", type=number(float, 0), default=2e-4, help="the QAM's learning rate, at its highest")
     add("--schedule", default="one-cycle", choices=("one-cycle", "constant"), help="of both learning rates")
-    add("--warm-up", type=int, default=0, help="epochs with uniform weights before the QAM joins")
+    add("--warm-up", type=number(int, 0), default=0, help="epochs with uniform weights before the QAM joins")
     add("--area-neutral", default="fading", choices=("fading", "on", "off"), help="do not pay the QAM for what the area of a "
         "label alone predicts; fading: wholly up to 30 %% of the epochs, from 60 %% on no longer")
-    add("--shift", type=float, default=0.0625, help="random shift of every mini-batch, as a share of the picture's size")
-    add("--width", type=int, default=8, help="channels of the U-Net at full size")
-    add("--seed", type=int, default=0, help="of the split, the noise, the networks and the order of the data")
+    add("--shift", type=number(float, 0, 1), default=0.0625, help="random shift of a mini-batch, up to this share of the size")
+    add("--width", type=number(int, 1), default=8, help="channels of the U-Net at full size")
+    add("--seed", type=number(int, 0), default=0, help="of the split, the noise, the networks and the order of the data")
     add("--device", default="auto", help="auto is cuda when available, else cpu")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto is bf16 where the hardware has it")
-    add("--out", help="the run folder (default: runs/ and the settings)")
+    add("--out", default=None, help="the run folder; without it, one in runs/ named after the settings")
     add("--resume", action="store_true", help="go on with an interrupted run in --out; a finished one is only shown")
-    add("--paper", action="store_true", help="every setting of section 3.2 as the default: "
+    add("--paper", action="store_true", help="as defaults, the settings of section 3.2: "
         + ", ".join(f"{name} {value}" for name, value in PAPER.items()).replace("_", "-"))
     if parser.parse_args(argv).paper:
         parser.set_defaults(**PAPER)
     return parser.parse_args(argv)
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the options, and the module's docstring as it stands."""
+
+
+def refuse(message):
+    """What argparse does with a mistake: one line, like all bad input."""
+    raise BadInput(f"{message}; see --help")
+
+
 def choose_device(name, precision):
     """The torch device, and whether the networks run in bfloat16 there: slower than fp32 on a CPU without units for it."""
     import torch
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: this machine has no CUDA device that torch can use; leave --device out")
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"--device {name}: {str(error).splitlines()[0]}; leave --device out") from None
     has_bf16 = (torch.cuda.is_bf16_supported() if device.type == "cuda"
                 else any(torch.cpu.get_capabilities().get(unit) for unit in ("amx_bf16", "avx512_bf16")))
     return device, precision == "bf16" or precision == "auto" and has_bf16
 
 
-def prepare_folder(arguments, settings, device):
-    """Makes the run folder and its config.json; returns its path, and the checkpoint to go on from, or None."""
-    import torch
+def run_folder(arguments, settings):
+    """The path of the run folder; BadInput where it exists and --resume is not given, or was begun with other settings."""
     out = Path(arguments.out or "runs/{data}-{strategy}-{noise:g}-{band}-seed{seed}".format(
-        **{**settings, "data": Path(arguments.data).name.replace(":", "")}))
+        **{**settings, "data": Path(arguments.data).resolve().name.replace(":", "")}))
     if out.exists() and not arguments.resume:
         raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another --out")
     if (out / "config.json").exists():
         before = json.loads((out / "config.json").read_text())["arguments"]
-        changed = [f"{name} {before.get(name)} there, {value} here" for name, value in settings.items() if before.get(name) != value]
+        changed = [f"{name} was {before.get(name)}, is {value}" for name, value in settings.items() if before.get(name) != value]
         if changed:
             raise BadInput(f"{out} was begun with other settings ({'; '.join(changed)}); choose another --out")
+    return out
+
+
+def write_config(out, settings, device, reduced):
+    """Makes the run folder and its config.json: every argument, versions, device."""
+    import torch
     out.mkdir(parents=True, exist_ok=True)
-    config = {"arguments": settings, "python": platform.python_version(), "torch": torch.__version__,
-              "numpy": np.__version__, "device": str(device), "machine": platform.processor() or platform.machine(),
-              "threads": torch.get_num_threads()}
+    config = {"arguments": settings, "device": str(device), "bf16": reduced, "threads": torch.get_num_threads(),
+              "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
+              "numpy": np.__version__}
     replace(out / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
-    path = out / "checkpoint.pt"
-    return out, torch.load(path, map_location=device, weights_only=True) if path.exists() else None
 
 
 def replace(path, write):
@@ -158,18 +194,19 @@ def train(arguments):
     started = time.perf_counter()
     device, reduced = choose_device(arguments.device, arguments.precision)
     settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "resume", "paper")}
-    out, checkpoint = prepare_folder(arguments, settings, device)
+    out = run_folder(arguments, settings)
     if (out / "metrics.json").exists():
         print(f"{out} is finished:")
         return evaluation.print_results(*evaluation.read_run(out))
     classes, training, test = load(arguments.data, arguments.size, arguments.noise, arguments.band, arguments.seed)
     describe(classes, training, test)
+    unet, qam = evaluation.build(settings, classes, device)
+    write_config(out, settings, device, reduced)
     images, labels, test_images, truth = (torch.from_numpy(array).to(device) for array in
                                           (training.images, training.labels, test.images, test.clean))
     noisy = torch.from_numpy(training.pixels > 0)
     data_seconds = time.perf_counter() - started
 
-    unet, qam = evaluation.build(settings, classes, device)
     batch = min(arguments.batch, len(images))
     steps = len(images) // batch  # an epoch leaves out the last few of its random order: every mini-batch is a full one
     rates = [arguments.lr, arguments.qam_lr]
@@ -179,7 +216,8 @@ def train(arguments):
     reach = round(arguments.shift * arguments.size)
     lam = arguments.lam if arguments.strategy == "qam+ocm" else None
     log, parts = [], {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
-    if checkpoint:
+    if (out / "checkpoint.pt").exists():
+        checkpoint = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
         log = checkpoint["log"]
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])

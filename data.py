@@ -20,7 +20,7 @@ class BadInput(Exception):
 
 
 class Cases(NamedTuple):
-    """Images with the labels to train on and the clean labels to measure with; `operation` and `pixels` tell the noise."""
+    """Images, the labels to train on, the clean labels to measure with, and what `corrupt_labels` did to each."""
     names: list          # N file stems
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
@@ -55,7 +55,7 @@ def erode(mask, n):
 
 
 def corrupt_labels(labels, noise, band, seed):
-    """Section 3.2: erodes or dilates exactly round(noise * N) of the labels (N, classes, GRID, GRID), all classes alike.
+    """Section 3.2: erodes or dilates exactly round(noise * N) of N labels (N, classes, GRID, GRID), all classes alike.
 
     Each chosen label gets one operation and one radius n, band[0] <= n <= band[1], drawn once from `seed`.
     Returns the noisy copy, the operation ("" for untouched labels) and the radius of every label.
@@ -81,7 +81,7 @@ def resize(pictures, size):
 
 
 def resampling(old, new):
-    """The matrix (new, old) whose rows are triangles as wide as the step, and one pixel at least: linear, anti-aliased."""
+    """The matrix (new, old) that resizes a line: each row a triangle as wide as the step, one pixel at least."""
     step = old / new
     distance = np.abs((np.arange(new) + 0.5)[:, None] * step - (np.arange(old) + 0.5))
     weights = np.maximum(0, 1 - distance / max(step, 1)).astype(np.float32)
@@ -118,7 +118,7 @@ def load_all(source, size):
 def load(source, size, noise, band, seed):
     """The whole road: read the source, split it, corrupt training labels on the 256-pixel grid, resize.
 
-    noise in 0..1, band as text, "5-13". Returns the class names, the training Cases, and the test Cases, which stay clean.
+    noise in 0..1, band as text, "5-13". Returns the class names, the training Cases and the test Cases, always clean.
     """
     band = tuple(map(int, band.split("-")))
     classes, names, images, masks = read(source)
@@ -136,7 +136,7 @@ def load(source, size, noise, band, seed):
 def read_folder(root):
     """Reads `root`/images and one folder of masks per class; an image and its masks share their stem, case aside.
 
-    Folders of the left and the right part of a class ("left lung", "right_lung") are merged. A JSRT archive's `.IMG` files are
+    Folders of the left and the right part of a class ("left lung", "right_lung") are merged. JSRT's `.IMG` files are
     images wherever they lie. All pictures are brought to 256 x 256 pixels, whatever their shape.
     Returns the class names, the stems, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
     """
@@ -156,8 +156,9 @@ def read_folder(root):
     complain(twins, f"{root}: a second image of the same name; keep one of each")
     classes = sorted(masks, key=lambda name: (CLASSES.index(name) if name in CLASSES else len(CLASSES), name))
     for name in classes:
-        complain(sorted(set(images) - set(masks[name])), f"{root}: images without a mask in {name}; add it or remove them")
-        complain(sorted(set(masks[name]) - set(images)), f"{root}: masks in {name} without an image; add it or remove them")
+        found = set(masks[name])
+        complain(sorted(set(images) - found), f"{root}: images without a mask in {name}; add it or remove them")
+        complain(sorted(found - set(images)), f"{root}: masks in {name} without an image; add it or remove them")
     stems = sorted(images)
     pictures = np.empty((len(stems), GRID, GRID), dtype=np.uint8)
     labels = np.zeros((len(stems), len(classes), GRID, GRID), dtype=bool)
@@ -196,7 +197,7 @@ def read_image(path):
 
 
 def read_mask(path):
-    """A mask file as bool (H, W): two grey values, the larger one is the class (0 and 1, 0 and 255; a single 0 is empty)."""
+    """A mask file as bool (H, W): it has two grey values, 0 and one for the class; all 0 is an empty mask."""
     grey = read_grey(path)
     values = np.unique(grey)
     if len(values) > 2 or values[0] != 0 and len(values) > 1:
@@ -220,9 +221,9 @@ def read_grey(path):
 
 
 # --------------------------------------------------------------------------------------------------------- phantoms
-# Every organ is a signed field over the picture, positive inside: field > 0 is its mask, and _soft(field, width), the same
-# shape with a soft edge, adds to what the X-rays must cross. Patient coordinates: x = 0 on the midline, +-1 at the chest
-# walls (x < 0, left in the picture, is the patient's right); y = 0 at the lung tips, 1 at the lowest lung angle.
+# Every organ is a signed field over the picture, positive inside: field > 0 is its mask, and _soft(field, width), the
+# same shape with a soft edge, adds to what the X-rays must cross. Patient coordinates: x = 0 on the midline, +-1 at the
+# chest walls (x < 0, left in the picture, is the patient's right); y = 0 at the lung tips, 1 at the lowest lung angle.
 # vary(mean, spread) draws what differs between patients.
 
 def phantoms(n=247, seed=0, size=256):

@@ -1,7 +1,8 @@
 """Evaluate a run of train.py: Dice on clean test labels, how well the scores pick the clean training labels, pictures.
 
-    python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0                 # the same figures again, from the checkpoint alone
+    python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0                 # the same figures, from the checkpoint alone
     python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0 --data FOLDER   # the same network on other images
+    python eval.py --table runs                                         # mean and spread over seeds, as Markdown
 """
 import argparse
 import csv
@@ -16,14 +17,21 @@ from PIL import Image, ImageDraw, ImageFont
 import data
 import pal
 
-PAPER = {  # Table 1: (noise, band): {strategy: Dice of lungs, heart, clavicles, average}
-    (0.0, ""): {"baseline": (.943, .941, .862, .915), "qam": (.939, .923, .831, .898), "qam+ocm": (.941, .940, .852, .911)},
-    (0.25, "1-8"): {"baseline": (.868, .888, .538, .765), "qam": (.925, .926, .748, .866), "qam+ocm": (.936, .925, .823, .895)},
-    (0.5, "1-8"): {"baseline": (.873, .884, .539, .765), "qam": (.922, .925, .726, .857), "qam+ocm": (.936, .929, .828, .898)},
-    (0.75, "1-8"): {"baseline": (.820, .828, .512, .720), "qam": (.898, .825, .536, .753), "qam+ocm": (.937, .939, .809, .895)},
-    (0.25, "5-13"): {"baseline": (.865, .857, .422, .715), "qam": (.893, .835, .615, .781), "qam+ocm": (.935, .935, .801, .890)},
-    (0.5, "5-13"): {"baseline": (.755, .807, .393, .652), "qam": (.828, .853, .491, .714), "qam+ocm": (.942, .942, .853, .912)},
-    (0.75, "5-13"): {"baseline": (.745, .738, .381, .621), "qam": (.770, .772, .366, .636), "qam+ocm": (.938, .937, .801, .892)},
+PAPER = {  # Table 1. (noise, band, strategy): Dice of lungs, heart, clavicles, average
+    (0.00, "", "baseline"): (.943, .941, .862, .915), (0.00, "", "qam"): (.939, .923, .831, .898),
+    (0.00, "", "qam+ocm"): (.941, .940, .852, .911),
+    (0.25, "1-8", "baseline"): (.868, .888, .538, .765), (0.25, "1-8", "qam"): (.925, .926, .748, .866),
+    (0.25, "1-8", "qam+ocm"): (.936, .925, .823, .895),
+    (0.50, "1-8", "baseline"): (.873, .884, .539, .765), (0.50, "1-8", "qam"): (.922, .925, .726, .857),
+    (0.50, "1-8", "qam+ocm"): (.936, .929, .828, .898),
+    (0.75, "1-8", "baseline"): (.820, .828, .512, .720), (0.75, "1-8", "qam"): (.898, .825, .536, .753),
+    (0.75, "1-8", "qam+ocm"): (.937, .939, .809, .895),
+    (0.25, "5-13", "baseline"): (.865, .857, .422, .715), (0.25, "5-13", "qam"): (.893, .835, .615, .781),
+    (0.25, "5-13", "qam+ocm"): (.935, .935, .801, .890),
+    (0.50, "5-13", "baseline"): (.755, .807, .393, .652), (0.50, "5-13", "qam"): (.828, .853, .491, .714),
+    (0.50, "5-13", "qam+ocm"): (.942, .942, .853, .912),
+    (0.75, "5-13", "baseline"): (.745, .738, .381, .621), (0.75, "5-13", "qam"): (.770, .772, .366, .636),
+    (0.75, "5-13", "qam+ocm"): (.938, .937, .801, .892),
 }
 CHUNK = 32  # pictures evaluated at once
 # Okabe and Ito's palette: its colours stay distinct under the common kinds of colour blindness.
@@ -42,7 +50,7 @@ def network_input(images):
 
 
 def build(arguments, classes, device):
-    """The U-Net and the QAM of a run, on `device`, initialised from the run's seed; BadInput for a size they cannot take."""
+    """The U-Net and the QAM of a run, on `device`, drawn from its seed; BadInput for a size that they cannot take."""
     torch.manual_seed(arguments["seed"])
     networks = pal.UNet(len(classes), arguments["width"]), pal.QAM(len(classes))
     try:
@@ -54,14 +62,14 @@ def build(arguments, classes, device):
 
 @torch.no_grad()
 def predict(unet, images):
-    """Images (N, H, W) uint8, on any device -> bool masks (N, classes, H, W): probability above one half."""
+    """Images (N, H, W) uint8 -> bool masks (N, classes, H, W) on the same device: probability above one half."""
     unet.eval()
     return torch.cat([unet(network_input(chunk)) > 0 for chunk in images.split(CHUNK)])
 
 
 @torch.no_grad()
 def score_labels(unet, qam, images, labels):
-    """Images (N, H, W) and labels (N, classes, H, W) -> raw scores t (N,) and losses L_i (N,), as float64 arrays.
+    """Images (N, H, W), labels (N, classes, H, W) -> raw scores t (N,) and losses L_i (N,) as float64 arrays.
 
     Batch normalisation uses its running statistics here, so a score does not depend on the labels beside it.
     """
@@ -77,7 +85,7 @@ def score_labels(unet, qam, images, labels):
 # ------------------------------------------------------------------------------------------------------------ figures
 
 def auroc(values, positive):
-    """The chance that a positive has a larger value than a negative, ties counted half; NaN where there is only one kind."""
+    """The chance that a positive has the larger value of a pair, ties counted half; NaN where all are of one kind."""
     positive = np.asarray(positive, dtype=bool)
     ours, others = np.asarray(values)[positive], np.sort(np.asarray(values)[~positive])
     if not len(ours) or not len(others):
@@ -87,7 +95,7 @@ def auroc(values, positive):
 
 
 def pick_figures(scores, losses, clean):
-    """How well scores (N,), and losses (N,) for comparison, tell clean labels (N,) bool from noisy ones; None where all are one kind."""
+    """How well scores (N,), and losses (N,) for comparison, tell clean (N,) bool from noisy; None where all are one."""
     if clean.all() or not clean.any():
         return dict.fromkeys(("auroc", "precision", "random_precision", "loss_auroc"))
     best = np.argsort(-scores, kind="stable")[:clean.sum()]
@@ -96,7 +104,7 @@ def pick_figures(scores, losses, clean):
 
 
 def dice_figures(found, truth, classes):
-    """Mean Dice per class, and their average, of predictions and true masks, both bool (N, classes, H, W) tensors."""
+    """Mean Dice per class, and their average, of predicted and true masks, both bool (N, classes, H, W) tensors."""
     per_class = pal.dice(found, truth).double().mean(dim=0).tolist()
     return {**dict(zip(classes, per_class)), "average": float(np.mean(per_class))}
 
@@ -110,9 +118,10 @@ def evaluate(unet, qam, classes, training, test, device, lam):
                                           (training.images, training.labels, test.images, test.clean))
     scores, losses = score_labels(unet, qam, images, labels)
     weights = pal.quality_weights(torch.from_numpy(scores), lam).numpy() * len(scores)
-    rows = [{"name": name, "noisy": int(n > 0), "operation": operation, "pixels": int(n), "score": score, "weight": weight,
-             "loss": loss} for name, operation, n, score, weight, loss in
-            zip(training.names, training.operation, training.pixels, scores.tolist(), weights.tolist(), losses.tolist())]
+    columns = {"name": training.names, "noisy": (training.pixels > 0).astype(int).tolist(),
+               "operation": training.operation, "pixels": training.pixels.tolist(), "score": scores.tolist(),
+               "weight": weights.tolist(), "loss": losses.tolist()}
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
     return {"dice": dice_figures(predict(unet, test_images), truth, classes),
             "pick": pick_figures(scores, losses, training.pixels == 0)}, rows
 
@@ -133,51 +142,99 @@ def write_csv(path, rows):
         table.writerows(rows)
 
 
-def print_results(classes, metrics, arguments):
+def paper_row(arguments, classes):
+    """The paper's Dice for these settings: lungs, heart, clavicles, average; None where it has no such row."""
+    noise = arguments["noise"]
+    row = PAPER.get((noise, arguments["band"] if noise else "", arguments["strategy"]))
+    return row if tuple(classes) == (*data.CLASSES, "average") else None
+
+
+def print_results(arguments, metrics):
     """The small table at the end of a run: Dice here, in the paper where it has this row, and the picks."""
     dice, pick = metrics["dice"], metrics["pick"]
-    band = arguments["band"] if arguments["noise"] else ""
-    paper = PAPER.get((arguments["noise"], band), {}).get(arguments["strategy"]) if classes == data.CLASSES else None
+    paper = paper_row(arguments, dice)
     print(f"\n{'Dice, clean test labels':26s}" + "".join(f"{name:>11s}" for name in dice))
     print(f"{'this run':26s}" + "".join(f"{value:11.3f}" for value in dice.values()))
     if paper:
         print(f"{'the paper (JSRT)':26s}" + "".join(f"{value:11.3f}" for value in paper))
     if pick["auroc"] is not None:
-        print(f"clean against noisy training labels: AUROC of the scores {pick['auroc']:.3f} (of the plain loss "
-              f"{pick['loss_auroc']:.3f}); of the best-scored labels {pick['precision']:.1%} are clean, at random {pick['random_precision']:.1%}")
+        print(f"clean against noisy training labels: AUROC {pick['auroc']:.3f} by score, {pick['loss_auroc']:.3f} by "
+              f"loss; {pick['precision']:.1%} of the best-scored are clean, {pick['random_precision']:.1%} of all")
+
+
+def read_run(folder):
+    """What a finished run folder says of itself: its arguments and its metrics."""
+    config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
+    return config["arguments"], metrics
+
+
+def print_table(folder):
+    """Markdown: a row per setting found below `folder`, mean ± standard deviation over seeds (in the paper)."""
+    runs = [read_run(path.parent) for path in sorted(Path(folder).rglob("metrics.json"))]
+    if not runs:
+        raise data.BadInput(f"{folder}: no finished run in it; give the folder that holds the run folders")
+    key_names = ("data", "noise", "band", "strategy")
+    varied = [name for name in runs[0][0] if name not in (*key_names, "seed")
+              and len({str(arguments.get(name)) for arguments, _ in runs}) > 1]
+    groups = {}
+    for arguments, metrics in runs:
+        key = tuple(arguments.get(name) for name in (*key_names, *varied))
+        groups.setdefault(key, []).append((arguments, metrics))
+    classes = [name for name in runs[0][1]["dice"]]
+    print("| " + " | ".join([*key_names, *varied, *classes, "AUROC", "seeds"]) + " |")
+    print("|---" * (len(key_names) + len(varied) + len(classes) + 2) + "|")
+    for key, members in sorted(groups.items(), key=str):
+        arguments = members[0][0]
+        paper = paper_row(arguments, classes) or [None] * len(classes)
+        cells = [f"{text(m['dice'][name] for _, m in members)}" + (f" ({reference:.3f})" if reference else "")
+                 for name, reference in zip(classes, paper)]
+        picks = [m["pick"]["auroc"] for _, m in members]
+        cells += [text(picks) if None not in picks else "-", " ".join(str(a["seed"]) for a, _ in members)]
+        print("| " + " | ".join([*map(str, key), *cells]) + " |")
+
+
+def text(values):
+    """"0.912 +- 0.003" for the mean and the standard deviation (over n) of numbers."""
+    values = np.array(list(values))
+    return f"{values.mean():.3f} ± {values.std():.3f}"
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 def training_curves(log, classes):
-    """The paper's Fig. 3 (Dice, loss) and Fig. 4 (weights of clean and noisy labels) for one run, from the rows of its log."""
+    """The paper's Fig. 3 (Dice, loss) and Fig. 4 (weights of clean and noisy labels) for a run, from its log's rows."""
     def column(name):
         return np.array([float(row[name]) for row in log])
-    spread = {kind: np.sqrt(column(f"weight_{kind}_variance")) for kind in ("clean", "noisy")}
     colours = [CLEAN, NOISY, GREEN, PURPLE, ORANGE, SKY]
+    dice = [(name, column(f"dice_{name}"), colours[k % len(colours)]) for k, name in enumerate((*classes, "average"))]
+    kinds = (("clean", CLEAN), ("noisy", NOISY))
+    losses = [(f"{kind} labels", column(f"loss_{kind}"), colour) for kind, colour in kinds]
+    weights = [(f"{kind} labels", column(f"weight_{kind}_mean"), colour, np.sqrt(column(f"weight_{kind}_variance")))
+               for kind, colour in kinds]
     return stack([
-        line_chart("Dice on clean test labels", [(name, column(f"dice_{name}"), colours[k % len(colours)])
-                   for k, name in enumerate((*classes, "average"))], "epoch", "Dice", y_range=(0, 1)),
-        line_chart("Loss per training label", [("clean labels", column("loss_clean"), CLEAN), ("noisy labels", column("loss_noisy"), NOISY),
-                   ("weighted, eq. (1)", column("loss"), GREEN)], "epoch", "BCE + Dice loss"),
-        line_chart("Weight x N (mean and standard deviation)",
-                   [(f"{kind} labels", column(f"weight_{kind}_mean"), colour, spread[kind]) for kind, colour in (("clean", CLEAN), ("noisy", NOISY))],
-                   "epoch", "weight x N"),
-        line_chart("Clean against noisy labels", [("AUROC of the raw scores", column("auroc"), PURPLE)], "epoch", "AUROC", y_range=(0, 1))])
+        line_chart("Dice on clean test labels", dice, "epoch", "Dice", y_range=(0, 1)),
+        line_chart("Loss per training label", losses + [("weighted, eq. (1)", column("loss"), GREEN)], "epoch", "loss"),
+        line_chart("Weight x N, mean and standard deviation", weights, "epoch", "weight x N"),
+        line_chart("Scores, clean against noisy labels", [("AUROC", column("auroc"), PURPLE)], "epoch", "AUROC",
+                   y_range=(0, 1))])
 
 
-def sample_sheet(unet, training, device, count=4):
-    """As the paper's Fig. 1: image, clean label, label as trained on, prediction; the clean boundary in red over all labels."""
-    changed = np.flatnonzero(training.pixels)
-    chosen = (changed if len(changed) else np.arange(len(training.names)))[:count]
+def sample_sheet(unet, training, device):
+    """As the paper's Fig. 1: image, clean label, label trained on, prediction; clean boundaries in red over the others.
+
+    Shows two eroded and two dilated labels, or the first four where none is known to be noisy.
+    """
+    operation = np.array(training.operation)
+    chosen = [*np.flatnonzero(operation == "erode")[:2], *np.flatnonzero(operation == "dilate")[:2]] or [*range(4)]
+    chosen = chosen[:len(training.names)]
     found = predict(unet, torch.from_numpy(training.images[chosen]).to(device)).cpu().numpy()
     rows, captions = [], []
-    for k, i in enumerate(chosen):
-        image, clean = training.images[i], (training.clean[i], RED)
-        rows.append([overlay(image, outlines) for outlines in
-                     ([], [clean], [(training.labels[i], YELLOW), clean], [(found[k], YELLOW), clean])])
-        captions.append(f"{training.names[i]}: " + (f"{training.operation[i]}d by {training.pixels[i]} pixels"
-                        if training.operation[i] else "label as it is"))
+    for i, prediction in zip(chosen, found):
+        clean = (training.clean[i], RED)
+        rows.append([overlay(training.images[i], outlines) for outlines in
+                     ([], [clean], [(training.labels[i], YELLOW), clean], [(prediction, YELLOW), clean])])
+        captions.append(f"{training.names[i]}: " + (f"{operation[i]}d by {training.pixels[i]} pixels" if operation[i]
+                                                    else "label as it is"))
     return sheet(rows, ["image", "clean label", "label trained on (yellow)", "prediction (yellow)"], captions)
 
 
@@ -326,27 +383,28 @@ def sheet(rows, titles, captions=None, pad=6):
     return stack(parts, 1, pad, border=pad)
 
 
-# -------------------------------------------------------------------------------------------------------- command line
-
-def read_run(folder):
-    """What a finished run folder says of itself: its classes, metrics and arguments."""
-    config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
-    return tuple(name for name in metrics["dice"] if name != "average"), metrics, config["arguments"]
-
+# ------------------------------------------------------------------------------------------------------- command line
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, help="a run folder of train.py")
-    parser.add_argument("--data", help="evaluate on all cases of this folder, unseen by the network, instead of the run's data")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", help="a run folder of train.py")
+    parser.add_argument("--data", help="a folder to evaluate on, all of it, instead of the data of the run")
+    parser.add_argument("--table", metavar="RUNS", help="print one table of all finished runs below this folder")
     options = parser.parse_args()
+    if options.table:
+        return print_table(options.table)
+    if not options.run or not (options.run / "checkpoint.pt").is_file():
+        raise data.BadInput(f"{options.run or 'no run folder'}: found no checkpoint.pt; give a run folder of train.py")
     checkpoint = torch.load(options.run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    arguments, classes = checkpoint["arguments"], tuple(checkpoint["classes"])
+    arguments, classes, log = checkpoint["arguments"], tuple(checkpoint["classes"]), checkpoint["log"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    out = options.run
     if options.data:
-        found, cases = data.load_all(options.data, arguments["size"])
-        training = test = cases
+        found, training = data.load_all(options.data, arguments["size"])
         if found != classes:
-            raise data.BadInput(f"{options.data} has the classes {', '.join(found)}; the network knows {', '.join(classes)}")
+            raise data.BadInput(f"{options.data} has {', '.join(found)}; the network knows {', '.join(classes)}")
+        test, log, out = training, [], options.run / f"on-{Path(options.data).resolve().name}"
+        out.mkdir(exist_ok=True)
     else:
         _, training, test = data.load(*(arguments[name] for name in ("data", "size", "noise", "band", "seed")))
     unet, qam = build(arguments, classes, device)
@@ -354,10 +412,8 @@ def main():
     qam.load_state_dict(checkpoint["qam"])
     lam = arguments["lam"] if arguments["strategy"] == "qam+ocm" else None
     metrics, rows = evaluate(unet, qam, classes, training, test, device, lam)
-    out = options.run / f"on-{Path(options.data).name}" if options.data else options.run
-    out.mkdir(exist_ok=True)
-    write_report(out, unet, classes, training, rows, [] if options.data else checkpoint["log"], device)
-    print_results(classes, metrics, {**arguments, "noise": None} if options.data else arguments)
+    write_report(out, unet, classes, training, rows, log, device)
+    print_results({**arguments, "noise": None} if options.data else arguments, metrics)
     print(f"labels.csv and pictures are in {out}")
 
 

@@ -4,8 +4,8 @@ One training step in another code base:
 
     losses = sample_losses(unet(images), labels)                      # (N, classes)
     weights = quality_weights(qam(images, labels))                    # (N,), eq. (2) and softmax
-    loss = pick_and_learn_loss(losses, weights, area_trend(losses, labels))  # eq. (1)
-    loss.backward()                                                   # both networks learn from it
+    trend = area_trend(losses, labels, weights)                       # (N,), not in the paper: None leaves it out
+    pick_and_learn_loss(losses, weights, trend).backward()            # eq. (1): both networks learn from it
 
 N is the mini-batch, H and W the picture in pixels. Section and equation numbers are the paper's.
 """
@@ -26,8 +26,8 @@ def conv3x3(inputs, outputs):
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015) with padded convolutions; `width` channels at full size, doubled at each of `depth`
-    halvings. The paper names no width. H and W must be multiples of 2^depth, or ValueError says which are near.
+    """U-Net (Ronneberger et al. 2015) with padded convolutions; `width` channels at full size, doubled at each of
+    `depth` halvings. The paper names no width. H and W must be multiples of 2^depth; ValueError says which are near.
     """
 
     def __init__(self, classes=3, width=8, depth=4, in_channels=1):
@@ -46,7 +46,7 @@ class UNet(nn.Module):
         check_size(images.shape[-2:], self.multiple)
         features, skips = images, []
         for level, block in enumerate(self.down):
-            features = block(features if level == 0 else F.max_pool2d(features, 2))  # (N, width 2^level, H / 2^level, ...)
+            features = block(F.max_pool2d(features, 2) if level else features)  # (N, width 2^level, H / 2^level, ...)
             skips.append(features)
         skips.pop()
         for narrow, block in zip(self.narrow, self.up):
@@ -58,9 +58,9 @@ class UNet(nn.Module):
 class QAM(nn.Module):
     """Quality awareness module (section 2.1): a VGG-style network that looks at an image and its label together.
 
-    3 x 3 convolutions in `stages` pooled stages, then "a one-channel average pooling layer". Left open by the paper, and
-    chosen here: one convolution a stage; the map that is averaged is linear (after a ReLU no score could be negative, and
-    half of tanh were lost) and starts at zero, so that training starts from equal weights, not from random ones.
+    3 x 3 convolutions in `stages` pooled stages, then "a one-channel average pooling layer". Left open by the paper,
+    and chosen here: one convolution a stage; the map that is averaged is linear (after a ReLU no score could be
+    negative, and half of tanh were lost) and starts at zero, so that training starts from equal weights.
     """
 
     def __init__(self, classes=3, width=8, stages=5, in_channels=1):
@@ -114,35 +114,38 @@ def quality_weights(scores, lam=2.0):
 def sample_losses(logits, labels):
     """L_i of eq. (1), one per sample and class: logits and labels (N, classes, H, W) -> (N, classes).
 
-    BCE + soft Dice loss; L_i is its mean over classes. The paper does not name its loss. Alone, BCE is cheaper for small
-    labels and Dice for large ones as long as the U-Net knows nothing; together they mislead the QAM least.
+    BCE + soft Dice loss; L_i is its mean over classes. The paper does not name its loss. Alone, BCE is cheaper for
+    small labels and Dice for large ones as long as the U-Net knows nothing; together they mislead the QAM least.
     """
     labels = labels.to(logits.dtype)
     bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=(2, 3))
     probabilities = torch.sigmoid(logits)
     overlap = (probabilities * labels).sum(dim=(2, 3))  # (N, classes)
     total = probabilities.sum(dim=(2, 3)) + labels.sum(dim=(2, 3))
-    return bce + 1 - (2 * overlap + 1) / (total + 1)  # + 1 pixel: an empty label costs little where nothing is predicted
+    return bce + 1 - (2 * overlap + 1) / (total + 1)  # + 1 pixel: empty and found empty costs nothing
 
 
-def area_trend(losses, labels):
-    """What the area of its label alone predicts of each sample's loss: losses (N, classes), labels -> (N,), mean 0.
+def area_trend(losses, labels, weights):
+    """What the area of its label alone predicts of a sample's loss: losses (N, classes), labels, weights (N,) -> (N,).
 
-    The method is circular: weights come from losses, and losses from a network trained with the weights. Before the U-Net
-    has learnt shapes, its losses tell labels apart by area alone (the BCE of a constant prediction is exactly linear in
-    area), and the QAM would settle on all eroded or all dilated labels and keep them. So, within the mini-batch and per
-    class, a straight line is fitted to the losses over the labels' foreground fractions a,
+    The method is circular: weights come from losses, and losses from a network trained with the weights. Before the
+    U-Net has learnt shapes, its losses tell labels apart by area alone (the BCE of a constant prediction is exactly
+    linear in it), and the QAM would settle on all eroded or on all dilated labels and keep them. So, within the
+    mini-batch and per class c, a line is fitted to the losses over the labels' foreground fractions a, by least squares
+    that trust each label as much as its weight says, so that noise which is itself a change of area does not pass for
+    an effect of area:
 
-        trend_i = mean over classes c of  slope_c (a_ic - mean_j a_jc),
+        trend_i = mean over c of  slope_c (a_ic - sum_j weight_j a_jc)
 
-    and subtracted from what the QAM is paid for: a control variate, which takes the noise that a known quantity explains
-    out of a signal. It is a constant to the U-Net, whose gradient stays that of eq. (1). Not in the paper.
+    It is subtracted from what the QAM is paid for: a control variate, which takes out of a signal what a known quantity
+    explains. To the U-Net it is a constant, and its weighted sum is 0: value and U-Net gradient stay those of eq. (1).
+    Not in the paper.
     """
-    losses = losses.detach()
+    losses, weights = losses.detach(), weights.detach()[:, None]
     areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes)
-    areas = areas - areas.mean(dim=0)
-    slopes = (areas * losses).sum(dim=0) / areas.square().sum(dim=0).clamp_min(1e-12)  # (classes,)
-    return (slopes * areas).mean(dim=1)
+    areas = areas - (weights * areas).sum(dim=0)
+    slopes = (weights * areas * losses).sum(dim=0) / (weights * areas.square()).sum(dim=0).clamp_min(1e-12)
+    return (slopes * areas).mean(dim=1)  # slopes are (classes,)
 
 
 def pick_and_learn_loss(losses, weights, trend=None):
@@ -150,9 +153,9 @@ def pick_and_learn_loss(losses, weights, trend=None):
 
     Eq. (1):  Loss = sum_i  weight_i L_i
 
-    Its gradient pays the QAM for weight on low losses, dLoss/ds_i = weight_i (L_i - Loss) for softmax scores s, and
-    the U-Net for low losses where weight is. `trend` (N,), a constant, is taken from L_i (see `area_trend`). Weights
-    1 / N make it the plain mean: the baseline.
+    Its gradient pays the QAM for weight on low losses, dLoss/ds_i = weight_i (L_i - Loss) for softmax scores s, and the
+    U-Net for low losses where the weight is. A `trend` (N,), see `area_trend`, is taken from L_i as a constant. Weights
+    of 1 / N make it the plain mean: the baseline.
     """
     per_sample = losses if losses.dim() == 1 else losses.mean(dim=1)
     return (weights * (per_sample if trend is None else per_sample - trend.detach())).sum()
@@ -161,7 +164,7 @@ def pick_and_learn_loss(losses, weights, trend=None):
 # ------------------------------------------------------------------------------------------------------- the metric
 
 def dice(prediction, truth):
-    """Dice of bool masks (N, classes, H, W) -> (N, classes) float; both empty: 1, since nothing was there and nothing found.
+    """Dice of bool masks (N, classes, H, W) -> (N, classes) float; 1 where both are empty: nothing was there nor found.
 
     Eq. (3):  Dice = 2 |V_pred and V_gt| / (|V_pred| + |V_gt|)
     """

@@ -21,7 +21,8 @@ import numpy as np
 
 from data import GRID, BadInput, load
 
-PAPER = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", warm_up=0, area_neutral="off", shift=0.0)
+PAPER = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", warm_up=0, area_neutral=False,
+             shift=0.0, beta2=0.999)  # section 3.2; for --paper
 
 
 def number(kind, low, high=math.inf):
@@ -41,7 +42,7 @@ def pixel_band(text):
     """An argparse type: "5-13", the smallest and the largest radius in pixels of the 256-pixel grid."""
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]) < GRID:
-        raise argparse.ArgumentTypeError(f"{text} is not a band such as 5-13, from the smaller to the larger, 1 to {GRID - 1}")
+        raise argparse.ArgumentTypeError(f"{text} is not a band such as 5-13, smaller-larger, from 1 to {GRID - 1}")
     return text
 
 
@@ -60,13 +61,15 @@ def parse_arguments(argv=None):
     add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, whose weights sum to 1")
     add("--lr", type=number(float, 0), default=1e-2, help="the U-Net's learning rate, at its highest")
     add("--qam-lr", type=number(float, 0), default=2e-4, help="the QAM's learning rate, at its highest")
+    add("--beta2", type=number(float, 0, 1), default=0.99, help="Adam's decay of squared gradients, for both networks")
     add("--schedule", default="one-cycle", choices=("one-cycle", "constant"), help="of both learning rates")
     add("--warm-up", type=number(int, 0), default=0, help="epochs with uniform weights before the QAM joins")
-    add("--area-neutral", default="fading", choices=("fading", "on", "off"), help="do not pay the QAM for what the area of a "
-        "label alone predicts; fading: wholly up to 30 %% of the epochs, from 60 %% on no longer")
-    add("--shift", type=number(float, 0, 1), default=0.0625, help="random shift of a mini-batch, up to this share of the size")
+    add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
+        help="do not pay the QAM for what the area of a label alone predicts")
+    add("--shift", type=number(float, 0, 1), default=0.0625,
+        help="random shift of each mini-batch, up to this share of the pictures' size")
     add("--width", type=number(int, 1), default=8, help="channels of the U-Net at full size")
-    add("--seed", type=number(int, 0), default=0, help="of the split, the noise, the networks and the order of the data")
+    add("--seed", type=number(int, 0), default=0, help="of split, noise, networks and order of the data")
     add("--device", default="auto", help="auto is cuda when available, else cpu")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto is bf16 where the hardware has it")
     add("--out", default=None, help="the run folder; without it, one in runs/ named after the settings")
@@ -88,7 +91,7 @@ def refuse(message):
 
 
 def choose_device(name, precision):
-    """The torch device, and whether the networks run in bfloat16 there: slower than fp32 on a CPU without units for it."""
+    """The torch device, and whether the networks run in bfloat16: by default where the hardware has units for it."""
     import torch
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
@@ -101,80 +104,77 @@ def choose_device(name, precision):
 
 
 def run_folder(arguments, settings):
-    """The path of the run folder; BadInput where it exists and --resume is not given, or was begun with other settings."""
+    """The run folder's path; BadInput where it exists and --resume is not given, or was begun with other settings."""
     out = Path(arguments.out or "runs/{data}-{strategy}-{noise:g}-{band}-seed{seed}".format(
         **{**settings, "data": Path(arguments.data).resolve().name.replace(":", "")}))
     if out.exists() and not arguments.resume:
         raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another --out")
     if (out / "config.json").exists():
         before = json.loads((out / "config.json").read_text())["arguments"]
-        changed = [f"{name} was {before.get(name)}, is {value}" for name, value in settings.items() if before.get(name) != value]
+        changed = [f"{name} was {before.get(name)}, is {value}" for name, value in settings.items()
+                   if before.get(name) != value]
         if changed:
             raise BadInput(f"{out} was begun with other settings ({'; '.join(changed)}); choose another --out")
     return out
 
 
-def write_config(out, settings, device, reduced):
-    """Makes the run folder and its config.json: every argument, versions, device."""
-    import torch
-    out.mkdir(parents=True, exist_ok=True)
-    config = {"arguments": settings, "device": str(device), "bf16": reduced, "threads": torch.get_num_threads(),
-              "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
-              "numpy": np.__version__}
-    replace(out / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
+def write_json(path, content):
+    """Writes `content` as readable JSON."""
+    replace(path, lambda other: other.write_text(json.dumps(content, indent=1) + "\n"))
 
 
 def replace(path, write):
-    """Lets write(other_path) make a new file and puts it in place of `path` at once: a kill leaves the old or the new."""
+    """Lets write(other) make a file beside `path`, then puts it in its place: a kill leaves the old or the new one."""
     other = path.with_name(path.name + ".new")
     write(other)
     os.replace(other, path)
 
 
 def describe(classes, training, test):
-    """Prints what a careful reader checks first: counts, sizes, areas, and what the noise really did to the labels."""
-    print(f"{len(training.names)} training and {len(test.names)} test images, {training.images.shape[-1]} pixels square")
-    shares = (training.clean.mean(axis=(0, 2, 3)), training.labels.mean(axis=(0, 2, 3)))
-    print("foreground: " + ", ".join(f"{name} {clean:.1%} (as trained {label:.1%})" for name, clean, label in zip(classes, *shares)))
-    changed = np.flatnonzero(training.pixels)
-    if not len(changed):
-        return print("labels as they are, no noise added")
-    one, other = training.labels[changed], training.clean[changed]
-    agreement = 2 * (one & other).sum(axis=(2, 3)) / np.maximum(one.sum(axis=(2, 3)) + other.sum(axis=(2, 3)), 1)
-    vanished = (~one.any(axis=(2, 3)) & other.any(axis=(2, 3))).sum()
-    print(f"noise: {len(changed)} of {len(training.names)} labels changed ({len(changed) / len(training.names):.1%}; "
-          f"{training.operation.count('erode')} eroded, {training.operation.count('dilate')} dilated), their Dice with the clean ones "
-          + ", ".join(f"{name} {value:.2f}" for name, value in zip(classes, agreement.mean(axis=0))) + f"; organs that vanished: {vanished}")
+    """Prints what a careful reader checks first: counts, sizes, areas, and what the noise did to the labels."""
+    def per_class(values):
+        return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
+    count, size, changed = len(training.names), training.images.shape[-1], training.pixels > 0
+    print(f"{count} training and {len(test.names)} test images, {size} x {size}")
+    print(f"share of foreground: {per_class(training.labels.mean(axis=(0, 2, 3)))}; in the clean labels: "
+          f"{per_class(training.clean.mean(axis=(0, 2, 3)))}")
+    print(f"noise: {changed.sum()} of {count} labels changed ({changed.mean():.1%}), "
+          f"{training.operation.count('erode')} eroded, {training.operation.count('dilate')} dilated")
+    if changed.any():
+        noisy, clean = training.labels[changed], training.clean[changed]
+        dice = 2 * (noisy & clean).sum(axis=(2, 3)) / np.maximum(noisy.sum(axis=(2, 3)) + clean.sum(axis=(2, 3)), 1)
+        vanished = (clean.any(axis=(2, 3)) & ~noisy.any(axis=(2, 3))).sum(axis=0)
+        print(f"Dice of noisy against clean labels: {per_class(dice.mean(axis=0))}; "
+              f"vanished: {', '.join(f'{n} {name}' for n, name in zip(vanished, classes))}")
 
 
 def check_finite(losses, names, epoch, out):
-    """BadInput that names the epoch and the samples whose loss is not a finite number; the last checkpoint stays as it is."""
+    """BadInput that names the epoch and the samples whose loss is no finite number; the last checkpoint stays."""
     broken = [name for name, loss in zip(names, losses.tolist()) if not math.isfinite(loss)]
     if broken:
-        raise BadInput(f"{out}: the loss of epoch {epoch} is not a finite number, for {', '.join(broken[:5])}"
-                       f"{' ...' if len(broken) > 5 else ''}; the checkpoint of epoch {epoch - 1} is kept; try a smaller --lr")
+        raise BadInput(f"{out}: in epoch {epoch} the loss is not finite for {', '.join(broken[:5])}"
+                       f"{' ...' * (len(broken) > 5)}; the checkpoint of epoch {epoch - 1} is kept; try a smaller --lr")
 
 
-def show(row, epochs, begun, done):
+def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
+    """A row of log.csv: weights (times N), losses and raw scores are (samples,), noisy tells which labels are."""
+    row = {"epoch": epoch, "loss": (weights * losses).mean().item()}
+    for kind, chosen in (("clean", ~noisy), ("noisy", noisy)):
+        row[f"loss_{kind}"] = losses[chosen].mean().item()
+        row[f"weight_{kind}_mean"] = weights[chosen].mean().item()
+        row[f"weight_{kind}_variance"] = weights[chosen].var(unbiased=False).item()
+    return {**row, "auroc": auroc(scores, ~noisy), **{f"dice_{name}": value for name, value in dice.items()}}
+
+
+def show(row, epochs, seconds_left):
     """The live line of an epoch; in a terminal it overwrites the one before."""
-    left = (time.perf_counter() - begun) / done * (epochs - row["epoch"])
-    print(f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N: clean {row['weight_clean_mean']:.2f} noisy "
-          f"{row['weight_noisy_mean']:.2f}  Dice {row['dice_average']:.3f}  {left:4.0f} s left  ",
+    print(f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N: clean {row['weight_clean_mean']:.2f} "
+          f"noisy {row['weight_noisy_mean']:.2f}  test Dice {row['dice_average']:.3f}  {seconds_left:4.0f} s left ",
           end="\r" if sys.stdout.isatty() and row["epoch"] < epochs else "\n", flush=True)
 
 
-def mean(values):
-    """Mean of a 1-D tensor as a float, NaN when it is empty."""
-    return values.mean().item()
-
-
-def variance(values):
-    """Variance of a 1-D tensor as a float, NaN when it is empty."""
-    return values.var(unbiased=False).item()
-
-
 def peak_memory_mb(device):
-    """The most memory this process has held: on the GPU where it trains there, else in RAM; None where Python cannot tell."""
+    """The most memory this process has held, on the GPU if it trains there; None where Python cannot tell."""
     if device.type == "cuda":
         import torch
         return torch.cuda.max_memory_allocated(device) / 2 ** 20
@@ -196,25 +196,29 @@ def train(arguments):
     settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "resume", "paper")}
     out = run_folder(arguments, settings)
     if (out / "metrics.json").exists():
-        print(f"{out} is finished:")
-        return evaluation.print_results(*evaluation.read_run(out))
+        print(f"{out} is finished")
+        return evaluation.print_results(settings, evaluation.read_run(out)[1])
     classes, training, test = load(arguments.data, arguments.size, arguments.noise, arguments.band, arguments.seed)
     describe(classes, training, test)
     unet, qam = evaluation.build(settings, classes, device)
-    write_config(out, settings, device, reduced)
     images, labels, test_images, truth = (torch.from_numpy(array).to(device) for array in
                                           (training.images, training.labels, test.images, test.clean))
     noisy = torch.from_numpy(training.pixels > 0)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "config.json", {
+        "arguments": settings, "device": str(device), "bf16": reduced, "threads": torch.get_num_threads(),
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__})
     data_seconds = time.perf_counter() - started
 
     batch = min(arguments.batch, len(images))
-    steps = len(images) // batch  # an epoch leaves out the last few of its random order: every mini-batch is a full one
+    steps = len(images) // batch  # full mini-batches only: an epoch leaves out the last few of its random order
     rates = [arguments.lr, arguments.qam_lr]
-    optimiser = torch.optim.Adam([{"params": network.parameters(), "lr": rate} for network, rate in zip((unet, qam), rates)])
+    optimiser = torch.optim.Adam([{"params": network.parameters(), "lr": rate} for network, rate in
+                                  zip((unet, qam), rates)], betas=(0.9, arguments.beta2))
     schedule = (torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=arguments.epochs * steps)
                 if arguments.schedule == "one-cycle" else torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1))
-    reach = round(arguments.shift * arguments.size)
     lam = arguments.lam if arguments.strategy == "qam+ocm" else None
+    reach = round(arguments.shift * arguments.size)
     log, parts = [], {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
     if (out / "checkpoint.pt").exists():
         checkpoint = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
@@ -222,25 +226,25 @@ def train(arguments):
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
 
-    seconds_before = log[-1]["seconds"] if log else 0.0
-    begun = time.perf_counter()
-    for epoch in range(len(log) + 1, arguments.epochs + 1):
+    done = len(log)
+    begun = time.perf_counter() - (log[-1]["seconds"] if log else 0)
+    for epoch in range(done + 1, arguments.epochs + 1):
         picking = arguments.strategy != "baseline" and epoch > arguments.warm_up
-        neutral = {"on": 1.0, "off": 0.0, "fading": min(1.0, max(0.0, 2 - epoch / arguments.epochs / 0.3))}[arguments.area_neutral]
-        rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)  # a resumed run draws what it would have drawn
-        order = torch.randperm(len(images), generator=rng)
+        rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)  # so a resumed run draws the same numbers
+        order = torch.randperm(len(images), generator=rng).to(device)
         seen = []
         unet.train(), qam.train()
-        for indices in order.to(device).split(batch)[:steps]:
+        for indices in order.split(batch)[:steps]:
             shift = torch.randint(-reach, reach + 1, (2,), generator=rng).tolist()
             inputs, label = (torch.roll(pictures, shift, dims=(2, 3)) for pictures in
                              (evaluation.network_input(images[indices]), labels[indices].float()))
             with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
                 logits = unet(inputs)  # (N, classes, H, W)
-                scores = qam(inputs, label).float() if picking else torch.zeros(batch, device=device)  # (N,)
+                scores = qam(inputs, label) if picking else torch.zeros(batch, device=device)  # (N,)
             losses = sample_losses(logits.float(), label)  # (N, classes)
-            weights = quality_weights(scores, lam)  # (N,); scores of zero make it 1 / N: the baseline
-            loss = pick_and_learn_loss(losses, weights, neutral * area_trend(losses, label))
+            weights = quality_weights(scores.float(), lam)  # (N,); scores of zero make it 1 / N: the baseline
+            trend = area_trend(losses, label, weights) if arguments.area_neutral else None
+            loss = pick_and_learn_loss(losses, weights, trend)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -248,28 +252,23 @@ def train(arguments):
             seen.append(torch.stack([indices, scores.detach(), weights.detach() * batch, losses.detach().mean(dim=1)]))
 
         indices, scores, weights, losses = torch.cat(seen, dim=1).double().cpu()
-        check_finite(losses, [training.names[int(i)] for i in indices], epoch, out)
-        found = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
-        is_noisy = noisy[indices.long()]
-        log.append({"epoch": epoch, "loss": (weights * losses).mean().item(),
-                    **{f"loss_{kind}": mean(losses[rows]) for kind, rows in (("clean", ~is_noisy), ("noisy", is_noisy))},
-                    **{f"dice_{name}": value for name, value in found.items()},
-                    **{f"weight_{kind}_{figure.__name__}": figure(weights[rows])
-                       for kind, rows in (("clean", ~is_noisy), ("noisy", is_noisy)) for figure in (mean, variance)},
-                    "auroc": evaluation.auroc(scores, ~is_noisy),
-                    "seconds": seconds_before + time.perf_counter() - begun})
+        indices = indices.long()
+        check_finite(losses, [training.names[i] for i in indices], epoch, out)
+        dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
+        log.append(epoch_row(epoch, weights, losses, scores, noisy[indices], dice, evaluation.auroc))
+        log[-1]["seconds"] = time.perf_counter() - begun
         state = {"arguments": settings, "classes": list(classes), "log": log,
                  **{name: part.state_dict() for name, part in parts.items()}}
         replace(out / "checkpoint.pt", lambda path: torch.save(state, path))
         evaluation.write_csv(out / "log.csv", log)
-        show(log[-1], arguments.epochs, begun, len(log))
+        show(log[-1], arguments.epochs, log[-1]["seconds"] / epoch * (arguments.epochs - epoch))
 
     metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, lam)
     evaluation.write_report(out, unet, classes, training, rows, log, device)
-    metrics["seconds"] = {"data": data_seconds, "train": log[-1]["seconds"], "total": time.perf_counter() - started + seconds_before}
+    metrics["seconds"] = {"data": data_seconds, "train": log[-1]["seconds"], "total": time.perf_counter() - started}
     metrics["peak_memory_mb"] = peak_memory_mb(device)
-    replace(out / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1) + "\n"))
-    evaluation.print_results(classes, metrics, settings)
+    write_json(out / "metrics.json", metrics)
+    evaluation.print_results(settings, metrics)
 
 
 if __name__ == "__main__":

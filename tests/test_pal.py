@@ -35,7 +35,7 @@ def test_weights_are_a_softmax(lam):
 @pytest.mark.parametrize("lam", [0.5, 2.0, 4.0])
 def test_ratio_of_two_weights_never_exceeds_e_to_the_2_lambda(lam):
     weights = pal.quality_weights(torch.tensor([-1e4, 1e4, 0.0, -30.0, 30.0], dtype=torch.float64), lam)
-    assert (weights.max() / weights.min()).item() == pytest.approx(math.exp(2 * lam))  # the bound is reached, not passed
+    assert (weights.max() / weights.min()).item() == pytest.approx(math.exp(2 * lam))  # reached
 
 
 def test_without_ocm_the_ratio_is_unbounded():
@@ -85,7 +85,8 @@ def test_gradient_with_respect_to_the_scores(lam):
     for i in range(4):
         step = torch.zeros(4, dtype=torch.float64)
         step[i] = 1e-6
-        above, below = (pal.pick_and_learn_loss(losses, pal.quality_weights(scores.detach() + s, lam)) for s in (step, -step))
+        above, below = (pal.pick_and_learn_loss(losses, pal.quality_weights(scores.detach() + s, lam))
+                        for s in (step, -step))
         assert scores.grad[i].item() == pytest.approx(((above - below) / 2e-6).item(), abs=1e-7)
 
 
@@ -95,29 +96,34 @@ def test_both_networks_learn_from_one_backward_pass():
     torch.nn.init.normal_(qam.score.weight)
     images, labels = torch.randn(4, 1, 16, 16), torch.rand(4, 3, 16, 16) < 0.3
     losses = pal.sample_losses(unet(images), labels)
-    pal.pick_and_learn_loss(losses, pal.quality_weights(qam(images, labels)), pal.area_trend(losses, labels)).backward()
+    weights = pal.quality_weights(qam(images, labels))
+    pal.pick_and_learn_loss(losses, weights, pal.area_trend(losses, labels, weights)).backward()
     for network in (unet, qam):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters() if p.dim() == 4)
 
 
-def test_area_trend_is_a_least_squares_line_per_class():
+def test_area_trend_is_a_weighted_least_squares_line_per_class():
     logits, labels = random_batch(n=6, size=8)
+    weights = torch.softmax(torch.linspace(-1, 2, 6, dtype=torch.float64), dim=0)
     losses, areas = pal.sample_losses(logits, labels), labels.double().mean(dim=(2, 3))
     expected = torch.zeros(6, dtype=torch.float64)
     for c in range(3):
         design = torch.stack([areas[:, c], torch.ones(6, dtype=torch.float64)], dim=1)
-        slope, intercept = torch.linalg.lstsq(design, losses[:, c:c + 1]).solution.flatten()
-        line = slope * areas[:, c] + intercept
-        expected += (line - line.mean()) / 3
-    assert torch.allclose(pal.area_trend(losses, labels), expected)
+        root = weights.sqrt()[:, None]
+        line = (design @ torch.linalg.lstsq(root * design, root * losses[:, c:c + 1]).solution).flatten()
+        expected += (line - (weights * line).sum()) / 3
+    trend = pal.area_trend(losses, labels, weights)
+    assert torch.allclose(trend, expected)
+    assert (weights * trend).sum().abs() < 1e-12  # so that the value of eq. (1) stays
 
 
 def test_area_explains_all_bce_of_a_network_that_knows_nothing():
     """A constant prediction: BCE is exactly linear in area, so that nothing is left to pay the QAM for."""
-    labels = torch.stack([torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(i)) < 0.05 * (i + 1) for i in range(6)])
+    shares = torch.arange(1, 7)[:, None, None, None] / 20
+    labels = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) < shares
     bce = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.full(labels.shape, -2.0, dtype=torch.float64), labels.double(), reduction="none").mean(dim=(2, 3))
-    left = bce.mean(dim=1) - pal.area_trend(bce, labels)
+    left = bce.mean(dim=1) - pal.area_trend(bce, labels, torch.softmax(torch.arange(6.0, dtype=torch.float64), dim=0))
     assert bce.mean(dim=1).std() > 0.1
     assert left.std() < 1e-12
 
@@ -129,9 +135,10 @@ def test_area_trend_changes_no_gradient_of_the_unet():
     for neutral in (False, True):
         leaf = logits.clone().requires_grad_()
         losses = pal.sample_losses(leaf, labels)
-        pal.pick_and_learn_loss(losses, weights, pal.area_trend(losses, labels) if neutral else None).backward()
+        trend = pal.area_trend(losses, labels, weights) if neutral else None
+        pal.pick_and_learn_loss(losses, weights, trend).backward()
         gradients.append(leaf.grad)
-    assert torch.equal(*gradients) or torch.allclose(*gradients, rtol=1e-12)
+    assert torch.equal(*gradients)
 
 
 # ------------------------------------------------------------------------------------------------------- the metric
@@ -147,7 +154,8 @@ def test_dice_by_sets():
 
 def test_dice_of_empty_masks():
     empty, full = torch.zeros(1, 1, 2, 2, dtype=torch.bool), torch.ones(1, 1, 2, 2, dtype=torch.bool)
-    assert [pal.dice(a, b).item() for a, b in ((empty, empty), (empty, full), (full, empty), (full, full))] == [1, 0, 0, 1]
+    pairs = ((empty, empty), (empty, full), (full, empty), (full, full))
+    assert [pal.dice(a, b).item() for a, b in pairs] == [1, 0, 0, 1]
 
 
 # ------------------------------------------------------------------------------------------------------ the networks

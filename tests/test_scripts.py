@@ -19,7 +19,8 @@ TINY = ["--data", "phantoms:30", "--size", "64", "--epochs", "2", "--batch", "8"
 
 def run(script, *arguments, cwd=None):
     """The finished process of `python script arguments`, its output as text."""
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ def test_tables_agree_with_the_metrics(finished):
     scores, losses = (np.array([float(row[name]) for row in rows]) for name in ("score", "loss"))
     pairs = [(a > b) + (a == b) / 2 for a in scores[clean] for b in scores[~clean]]
     assert metrics["pick"]["auroc"] == pytest.approx(np.mean(pairs))
-    assert metrics["pick"]["loss_auroc"] == pytest.approx(np.mean([a < b for a in losses[clean] for b in losses[~clean]]))
+    pairs = [a < b for a in losses[clean] for b in losses[~clean]]
+    assert metrics["pick"]["loss_auroc"] == pytest.approx(np.mean(pairs))
     best = sorted(range(20), key=lambda i: -scores[i])[:10]
     assert metrics["pick"]["precision"] == pytest.approx(np.mean([clean[i] for i in best]))
     assert metrics["pick"]["random_precision"] == 0.5
@@ -105,7 +107,8 @@ def test_folder_with_one_class_and_labels_as_they_are(tmp_path):
         (tmp_path / "set" / folder).mkdir(parents=True)
         for i, array in enumerate(arrays):
             iio.imwrite(tmp_path / "set" / folder / f"case{i}.png", array)
-    done = run("train.py", "--data", tmp_path / "set", "--noise", "0", "--size", "64", "--epochs", "1", "--out", tmp_path / "run")
+    done = run("train.py", "--data", tmp_path / "set", "--noise", "0", "--size", "64", "--epochs", "1",
+               "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["dice"]) == ["masks", "average"] and metrics["pick"]["auroc"] is None
@@ -117,7 +120,7 @@ def test_paper_settings():
     import train
     options = train.parse_arguments(["--paper", "--batch", "16"])
     assert (options.size, options.lr, options.qam_lr, options.lam, options.warm_up) == (256, 1e-4, 1e-4, 2.0, 0)
-    assert (options.schedule, options.area_neutral, options.shift, options.batch) == ("constant", "off", 0.0, 16)
+    assert (options.schedule, options.area_neutral, options.shift, options.batch) == ("constant", False, 0.0, 16)
 
 
 def test_auroc_counts_pairs_and_halves_ties():
@@ -129,9 +132,11 @@ def test_auroc_counts_pairs_and_halves_ties():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--noise", "1.5"], "--noise: 1.5 is not a number from 0 to 1"), (["--noise", "nan"], "nan"), (["--band", "13-5"], "13-5"),
-    (["--band", "0-3"], "0-3"), (["--band", "5"], "--band"), (["--size", "100"], "96 or 128"), (["--batch", "1"], "--batch"),
-    (["--data", "phantoms:2"], "phantoms:2"), (["--data", "nowhere"], "no such folder"), (["--strategy", "best"], "qam+ocm"),
+    (["--noise", "1.5"], "--noise: 1.5 is not a number from 0 to 1"), (["--noise", "nan"], "nan"),
+    (["--band", "13-5"], "13-5"), (["--band", "0-3"], "0-3"), (["--band", "5"], "--band"),
+    (["--size", "100"], "96 or 128"),
+    (["--data", "phantoms:2"], "phantoms:2"), (["--data", "nowhere"], "no such folder"), (["--batch", "1"], "--batch"),
+    (["--strategy", "best"], "qam+ocm"),
     (["--device", "tpu9"], "tpu9"), (["--epochs", "0"], "--epochs"), (["--nose", "0.5"], "--nose")])
 def test_bad_arguments_get_one_line_and_leave_nothing(arguments, message, tmp_path):
     done = run("train.py", *arguments, cwd=tmp_path)

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 # ------------------------------------------------------------------------------------------------------ the networks
 
 def conv3x3(inputs, outputs):
-    """3 x 3 convolution, batch normalisation, ReLU: (N, inputs, H, W) -> (N, outputs, H, W).
+    """3 x 3 convolution, batch normalisation, leaky ReLU: (N, inputs, H, W) -> (N, outputs, H, W).
 
-    The paper's networks (2015 and 2014) have no normalisation. Here it speeds up the U-Net, and in the QAM it keeps the
-    scores of a mini-batch from drifting together to where tanh is flat and its gradient gone.
+    The networks that the paper names have no normalisation. Here it speeds up the U-Net, and in the QAM it keeps the
+    scores of a mini-batch from drifting together to where tanh is flat and its gradient gone. A plain ReLU can die: with
+    all its last features at zero and all weights on them negative, a class stays empty for good.
     """
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
+                         nn.LeakyReLU(0.1, inplace=True))
 
 
 class UNet(nn.Module):

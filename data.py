@@ -4,6 +4,7 @@ Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs 
 """
 import math
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,28 @@ import numpy as np
 CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's picture size: data are brought to this grid, and the noise band counts its pixels
 PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"}  # file name extensions
+LOAD = ("data", "masks", "values", "clean", "size", "noise", "band", "seed")  # the arguments of `load`
 
 
 class BadInput(Exception):
     """Something the user gave cannot be used; the message is one line: what was found, where, what to do."""
+
+
+def refuse(message):
+    """In place of argparse's own error: one line, like all bad input."""
+    raise BadInput(f"{message}; see --help")
+
+
+def run(main):
+    """Runs a script's main(); bad input and failing files end it with one line on stderr and exit code 2."""
+    try:
+        main()
+    except (BadInput, OSError) as error:
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume goes on after the last finished epoch", file=sys.stderr)
+        sys.exit(130)
 
 
 class Cases(NamedTuple):
@@ -25,8 +44,13 @@ class Cases(NamedTuple):
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
     clean: np.ndarray    # (N, classes, S, S) bool
-    operation: list      # N times "", "erode" or "dilate"
-    pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, 0 where the label is clean
+    operation: list      # N times "" (clean), "erode", "dilate", or "given": other than the clean label of --clean
+    pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, 0 without one
+
+    @property
+    def noisy(self):
+        """(N,) bool: which labels are known not to be clean."""
+        return np.array([operation != "" for operation in self.operation])
 
 
 # ---------------------------------------------------------------------------------------------- morphology and noise
@@ -73,11 +97,16 @@ def corrupt_labels(labels, noise, band, seed):
 
 def resize(pictures, size):
     """Anti-aliased bilinear resize of (..., H, W) to (..., size, size); bool masks are cut at one half again."""
-    if pictures.shape[-2:] == (size, size):
+    kind, (height, width) = pictures.dtype, pictures.shape[-2:]
+    if (height, width) == (size, size):
         return pictures
-    rows, columns = (resampling(length, size) for length in pictures.shape[-2:])
-    resized = rows @ pictures.astype(np.float32) @ columns.T
-    return resized >= 0.5 if pictures.dtype == bool else np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    block = min(height, width) // (2 * size)  # far larger pictures: means of whole blocks first, which is faster
+    if block > 1 and height % block == width % block == 0:
+        height, width = height // block, width // block
+        blocks = pictures.reshape(*pictures.shape[:-2], height, block, width, block)
+        pictures = blocks.mean(axis=(-3, -1), dtype=np.float32)
+    resized = resampling(height, size) @ pictures.astype(np.float32) @ resampling(width, size).T
+    return resized >= 0.5 if kind == bool else np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 
 def resampling(old, new):
@@ -95,128 +124,195 @@ def split(count, seed):
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def read(source):
+def read(source, masks_root=None, values=None):
     """Classes, names, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool of a folder (see `read_folder`),
     of "phantoms" (247 of them), or of "phantoms:N".
     """
     kind, _, count = str(source).partition(":")
     if kind != "phantoms":
-        return read_folder(source)
-    if not re.fullmatch(r"\d*", count) or int(count or 247) < 3:
-        raise BadInput(f"{source}: not a number of phantoms from 3 on; write for example phantoms:50")
+        return read_folder(source, masks_root, values)
+    if not re.fullmatch(r"\d*", count) or int(count or 247) < 3 or masks_root or values:
+        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 on, and no --masks, --values or --clean")
     images, masks = phantoms(int(count or 247))
     return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
 
 
-def load_all(source, size):
+def grey_values(text):
+    """An argparse type: "lungs=255,heart=85" -> {"lungs": 255, "heart": 85}."""
+    if not re.fullmatch(r"[^=,]+=\d+(,[^=,]+=\d+)*", text):
+        raise BadInput(f"--values: {text} is not like lungs=255,heart=85")
+    return {name: int(value) for name, value in (pair.split("=") for pair in text.split(","))}
+
+
+def load_all(source, size, masks_root=None, values=None):
     """All cases of a source, with its labels as they are: the class names and the Cases."""
-    classes, names, images, masks = read(source)
+    classes, names, images, masks = read(source, masks_root, values)
     masks = resize(masks, size)
     return classes, Cases(names, resize(images, size), masks, masks, [""] * len(names), np.zeros(len(names), dtype=int))
 
 
-def load(source, size, noise, band, seed):
-    """The whole road: read the source, split it, corrupt training labels on the 256-pixel grid, resize.
+def load(data, size, noise, band, seed, masks=None, values=None, clean=None):
+    """The whole road: read the data, split them, corrupt labels on the 256-pixel grid, resize to size x size.
 
-    noise in 0..1, band as text, "5-13". Returns the class names, the training Cases and the test Cases, always clean.
+    The arguments are those of train.py: data, masks and values as for `read`; noise in 0..1; band as text, "5-13";
+    clean: a folder like `data` with clean labels for the same images. Returns the class names, the training Cases and
+    the test Cases. Test labels are corrupted in the same way, for scoring labels that no network was trained on; Dice
+    is measured on their `clean`.
     """
     band = tuple(map(int, band.split("-")))
-    classes, names, images, masks = read(source)
+    classes, names, images, given = read(data, masks, values)
+    truth = given
+    if clean:
+        clean_classes, clean_names, _, truth = read_folder(clean, values=values)
+        if (clean_classes, clean_names) != (classes, names):
+            raise BadInput(f"{clean}: {len(clean_names)} cases of {', '.join(clean_classes)}; --clean needs the "
+                           f"{len(names)} cases of {', '.join(classes)} of {data}, under the same names")
     parts = []
-    for indices, rate in zip(split(len(names), seed), (noise, 0.0)):
-        clean = masks[indices]
-        noisy, operation, pixels = corrupt_labels(clean, rate, band, (seed, 1))
+    for part, indices in enumerate(split(len(names), seed)):
+        noisy, operation, pixels = corrupt_labels(given[indices], noise, band, (seed, 1 + part))
+        differs = (given[indices] != truth[indices]).any(axis=(1, 2, 3))
+        operation = [done or "given" * bool(other) for done, other in zip(operation, differs)]
         parts.append(Cases([names[i] for i in indices], resize(images[indices], size), resize(noisy, size),
-                           resize(clean, size), operation, pixels))
+                           resize(truth[indices], size), operation, pixels))
     return classes, *parts
 
 
 # ---------------------------------------------------------------------------------------------- folders of pictures
 
-def read_folder(root):
-    """Reads `root`/images and one folder of masks per class; an image and its masks share their stem, case aside.
+def read_folder(root, masks_root=None, values=None):
+    """Reads images, and masks in one folder per class, wherever they lie below `root`; README, "Use it on your data".
 
-    Folders of the left and the right part of a class ("left lung", "right_lung") are merged. JSRT's `.IMG` files are
-    images wherever they lie. All pictures are brought to 256 x 256 pixels, whatever their shape.
+    An image and its masks have the same stem, case aside. masks_root: where all masks are, if not below `root` beside
+    folders called images. values: {class: grey value} where one label picture holds all classes.
+    Prints what it found. Pictures are brought to 256 x 256 pixels, whatever their size and shape.
     Returns the class names, the stems, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise BadInput(f"{root}: no such folder; --data takes a folder with images/ and one folder of masks per class")
-    images, masks = {}, {}
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES):
-        folders = [folder.lower() for folder in path.relative_to(root).parts[:-1]]
-        is_image = path.suffix.lower() == ".img" or any(folder in ("image", "images") for folder in folders)
-        home = images if is_image else masks.setdefault(class_of(folders[-1] if folders else "masks"), {})
-        home.setdefault(path.stem.lower(), []).append(path)
-    if not images or not masks:
-        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} folders of masks; "
-                       "expected images/ and one folder of masks per class, such as lungs/")
-    twins = [paths[1] for paths in images.values() if len(paths) > 1]
-    complain(twins, f"{root}: a second image of the same name; keep one of each")
+    images, masks = find_pictures(Path(root), Path(masks_root) if masks_root else None)
+    if values:
+        if len(masks) != 1:
+            raise BadInput(f"{root}: --values is for one folder of label pictures; found {', '.join(masks) or 'none'}")
+        masks = {name: next(iter(masks.values())) for name in values}
+    check_pairs(root, images, masks)
     classes = sorted(masks, key=lambda name: (CLASSES.index(name) if name in CLASSES else len(CLASSES), name))
-    for name in classes:
-        found = set(masks[name])
-        complain(sorted(set(images) - found), f"{root}: images without a mask in {name}; add it or remove them")
-        complain(sorted(found - set(images)), f"{root}: masks in {name} without an image; add it or remove them")
     stems = sorted(images)
     pictures = np.empty((len(stems), GRID, GRID), dtype=np.uint8)
     labels = np.zeros((len(stems), len(classes), GRID, GRID), dtype=bool)
+    sizes, greys, problems = set(), {name: set() for name in classes}, []
     for i, stem in enumerate(stems):
-        picture = read_image(images[stem][0])
-        pictures[i] = resize(picture, GRID)
-        for c, name in enumerate(classes):
-            for path in masks[name][stem]:
-                labels[i, c] |= resize(read_mask(path), GRID)
+        try:
+            picture = read_image(images[stem][0])
+            sizes.add(picture.shape)
+            pictures[i] = resize(picture, GRID)
+            for c, name in enumerate(classes):
+                for path in masks[name][stem]:
+                    mask, found = read_mask(path, picture.shape, values and values[name])
+                    greys[name].update(found)
+                    labels[i, c] |= resize(mask, GRID)
+        except BadInput as problem:
+            problems.append(problem)
+    if problems:
+        raise BadInput(f"{problems[0]}{f' ({len(problems) - 1} more files have problems)' * (len(problems) > 1)}")
+    low, high = min(sizes), max(sizes)
+    print(f"{root}: {len(stems)} cases, images of {low[1]} x {low[0]}" + f" to {high[1]} x {high[0]}" * (low != high))
+    shares = labels.mean(axis=(2, 3))
+    for c, name in enumerate(classes):
+        empty, full = (shares[:, c] == 0).sum(), (shares[:, c] == 1).sum()
+        print(f"  {name}: grey values {' '.join(map(str, sorted(greys[name])))}; {shares[:, c].mean():.1%} of the "
+              f"picture; {empty} empty and {full} full masks")
+        if empty + full == len(stems):
+            raise BadInput(f"{root}: every mask of {name} is empty or full; leave that folder out or correct it")
+        frame = [labels[:, c, edge] for edge in (0, -1)] + [labels[:, c, :, edge] for edge in (0, -1)]
+        if shares[:, c].mean() > 0.5 and np.mean(frame) > 0.9:
+            raise BadInput(f"{root}: the masks of {name} seem inverted: the border of the pictures is foreground; "
+                           "make the class the non-zero value")
     return tuple(classes), [images[stem][0].stem for stem in stems], pictures, labels
 
 
+def find_pictures(root, masks_root):
+    """The picture files: images {stem: [paths]}, masks {class: {stem: [paths]}}, stems in lower case."""
+    for folder in filter(None, (root, masks_root)):
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: no such folder; give one with images/ and a folder of masks per class")
+    images, masks = {}, {}
+    files = {path for folder in filter(None, (root, masks_root)) for path in folder.rglob("*")}
+    for path in sorted(path for path in files if path.suffix.lower() in PICTURES and not path.name.startswith(".")):
+        in_masks = masks_root and path.is_relative_to(masks_root)
+        folders = [folder.lower() for folder in path.relative_to(masks_root if in_masks else root).parts[:-1]]
+        is_image = not in_masks if masks_root else (path.suffix.lower() == ".img" or not folders
+                                                    or any("image" in folder for folder in folders))
+        home = images if is_image else masks.setdefault(class_of(folders[-1] if folders else "masks"), {})
+        home.setdefault(path.stem.lower(), []).append(path)
+    return images, masks
+
+
 def class_of(folder):
-    """The class that a folder of masks holds: "left lung" and "Right_Lung" are both "lungs"."""
+    """The class that a folder of masks holds: "left lung" and "right_lung" are both "lungs"; "masks": "foreground"."""
     name = re.sub(r"^(left|right)[ _-]+|[ _-]+(left|right)$", "", folder)
-    return name + "s" if name + "s" in CLASSES else name
+    return "foreground" if name in ("mask", "masks", "label", "labels") else name + "s" * (name + "s" in CLASSES)
+
+
+def check_pairs(root, images, masks):
+    """BadInput unless every image has one mask per class (left and right count as one) and every mask an image."""
+    if not images or not masks:
+        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} folders of masks; expected PNG, GIF, BMP, "
+                       "TIF, JPG or IMG files in images/ and in one folder of masks per class, such as lungs/")
+    if len(masks) > 20:
+        raise BadInput(f"{root}: {len(masks)} folders of masks, {', '.join(sorted(masks)[:5])} ...; at most 20 classes")
+    if len(images) < 3:
+        raise BadInput(f"{root}: {len(images)} images; three at least are needed, two to train and one to test")
+    complain([paths[1] for paths in images.values() if len(paths) > 1], f"{root}: another image has the same name as")
+    for name, files in masks.items():
+        twins = [paths for paths in files.values() if len({path.parent.name.lower() for path in paths}) < len(paths)]
+        complain([paths[-1] for paths in twins], f"{root}: another mask of {name} has the same name as")
+        complain(sorted(set(images) - set(files)), f"{root}: no mask in {name} for the image(s)")
+        complain(sorted(set(files) - set(images)), f"{root}: no image for the mask(s) in {name} called")
 
 
 def complain(offenders, what):
     """BadInput that lists the offenders, at most ten and then a count; nothing where there are none."""
     if offenders:
         more = f" and {len(offenders) - 10} more" if len(offenders) > 10 else ""
-        raise BadInput(f"{what}: " + ", ".join(map(str, offenders[:10])) + more)
+        raise BadInput(f"{what} {', '.join(map(str, offenders[:10]))}{more}; add, rename or remove files")
 
 
 def read_image(path):
-    """A picture file as grey (H, W), uint8, whatever its colours and depth; `.IMG` is JSRT's raw format, inverted."""
-    if path.suffix.lower() == ".img":  # 2048 x 2048, big-endian, 12 bits, dark film is high
-        grey = 4095.0 - np.fromfile(path, dtype=">u2").reshape(2048, 2048)
-    else:
-        grey = read_grey(path)
-    if grey.dtype != np.uint8:
-        low, high = float(grey.min()), float(grey.max())
-        grey = (255 * (grey - low) / max(high - low, 1e-6)).astype(np.uint8)
-    return grey
-
-
-def read_mask(path):
-    """A mask file as bool (H, W): it has two grey values, 0 and one for the class; all 0 is an empty mask."""
+    """A picture file as grey (H, W) uint8, whatever its colours and depth; `.IMG` is JSRT's raw format."""
+    if path.suffix.lower() == ".img":  # 2048 x 2048, 16 bits big-endian of which 12 are used, high is dark
+        raw = np.fromfile(path, dtype=">u2")
+        if path.stat().st_size != 2 * 2048 * 2048:
+            raise BadInput(f"{path}: {path.stat().st_size} bytes, a JSRT .IMG has {2 * 2048 * 2048}; fetch it again")
+        return ((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8).reshape(2048, 2048)
     grey = read_grey(path)
-    values = np.unique(grey)
-    if len(values) > 2 or values[0] != 0 and len(values) > 1:
-        raise BadInput(f"{path}: grey values {values[:5].tolist()}{'...' if len(values) > 5 else ''}; a mask has two, "
-                       "0 and one other")
-    return grey > 0
+    low, high = grey.min(), grey.max()
+    if not np.isfinite(grey).all() or low == high:
+        raise BadInput(f"{path}: {'constant' if low == high else 'not finite'}; replace or remove this image")
+    return grey if grey.dtype == np.uint8 else (255.0 * (grey - float(low)) / (float(high) - low)).astype(np.uint8)
+
+
+def read_mask(path, image_shape, value):
+    """A mask file as bool (H, W), and its grey values: two, 0 and one for the class; or the pixels of grey `value`."""
+    grey = read_grey(path)
+    found = np.flatnonzero(np.bincount(grey.ravel())).tolist() if grey.dtype == np.uint8 else np.unique(grey).tolist()
+    if value is None and (len(found) > 2 or len(found) == 2 and found[0] != 0):
+        raise BadInput(f"{path}: {len(found)} grey values, {found[:4]}{' ...' * (len(found) > 4)}; a mask has two, 0 "
+                       "and one other; --values takes label pictures of several classes")
+    if abs(grey.shape[0] * image_shape[1] / grey.shape[1] / image_shape[0] - 1) > 0.01:
+        raise BadInput(f"{path}: {grey.shape[1]} x {grey.shape[0]} pixels, its image {image_shape[1]} x "
+                       f"{image_shape[0]}; the shapes must be alike")
+    return (grey > 0) if value is None else (grey == value), found
 
 
 def read_grey(path):
     """The first frame of a picture file, without alpha, colours averaged: (H, W)."""
     try:
-        picture = iio.imread(path, index=0)
+        picture = iio.imread(path, plugin="pillow", index=0)
     except Exception as error:  # the readers raise whatever they like
-        raise BadInput(f"{path}: cannot be read as a picture ({str(error).splitlines()[0][:80]}); replace it") from None
-    if picture.ndim == 3 and picture.shape[-1] in (2, 4):
-        picture = picture[..., :-1]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace or remove it") from None
+    if picture.dtype == bool:
+        picture = picture.astype(np.uint8)
     if picture.ndim == 3:
-        equal = all((picture[..., 0] == picture[..., k]).all() for k in range(picture.shape[-1]))
-        picture = picture[..., 0] if equal else picture.mean(axis=-1).round().astype(picture.dtype)
+        picture = picture[..., :3 if picture.shape[-1] > 2 else 1].mean(axis=-1).round().astype(picture.dtype)
     return picture
 
 

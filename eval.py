@@ -69,17 +69,18 @@ def predict(unet, images):
 
 @torch.no_grad()
 def score_labels(unet, qam, images, labels):
-    """Images (N, H, W), labels (N, classes, H, W) -> raw scores t (N,) and losses L_i (N,) as float64 arrays.
+    """Images (N, H, W), labels (N, classes, H, W) -> float64 arrays (N,): raw scores t, losses L_i, label qualities.
 
     Batch normalisation uses its running statistics here, so a score does not depend on the labels beside it.
     """
     unet.eval(), qam.eval()
-    scores, losses = [], []
+    figures = []
     for image, label in zip(images.split(CHUNK), labels.split(CHUNK)):
         inputs = network_input(image)
-        scores.append(qam(inputs, label))
-        losses.append(pal.sample_losses(unet(inputs), label).mean(dim=1))
-    return [torch.cat(parts).double().cpu().numpy() for parts in (scores, losses)]
+        logits = unet(inputs)
+        losses = pal.sample_losses(logits, label).mean(dim=1)
+        figures.append(torch.stack([qam(inputs, label).double(), losses.double(), label_quality(logits, label)]))
+    return torch.cat(figures, dim=1).cpu().numpy()
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -92,6 +93,15 @@ def auroc(values, positive):
         return float("nan")
     wins = np.searchsorted(others, ours, "left") + np.searchsorted(others, ours, "right")
     return float(wins.mean() / 2 / len(others))
+
+
+def label_quality(logits, labels):
+    """cleanlab's softmin label quality: logits, bool labels (N, classes, H, W) -> (N,), near 1 for good labels.
+
+    The mean of the given label's probability over pixels, in which pixels of low probability count most.
+    """
+    given = torch.where(labels, logits.sigmoid(), (-logits).sigmoid()).flatten(1).double()
+    return (given * torch.softmax((1 - given) / 0.1, dim=1)).sum(dim=1)
 
 
 def pick_figures(scores, losses, clean):
@@ -109,26 +119,55 @@ def dice_figures(found, truth, classes):
     return {**dict(zip(classes, per_class)), "average": float(np.mean(per_class))}
 
 
-def evaluate(unet, qam, classes, training, test, device, lam):
-    """Dice on the test labels, pick figures on the training labels, and a row of figures per training label.
+def audit_figures(rows):
+    """How well low scores find the noisy labels among `rows`, beside three rivals; None where all are of one kind.
 
-    The weights of the rows are times N, and as if all training labels were one mini-batch.
+    Per ranking: AUROC, the share of noisy labels in the worst 10, and in the worst as many as are noisy (recall).
     """
-    images, labels, test_images, truth = (torch.from_numpy(array).to(device) for array in
-                                          (training.images, training.labels, test.images, test.clean))
-    scores, losses = score_labels(unet, qam, images, labels)
+    noisy = np.array([row["noisy"] for row in rows], dtype=bool)
+    if noisy.all() or not noisy.any():
+        return None
+    rankings = {"score": "score", "loss": "loss", "softmin": "quality"}
+    badness = {name: np.array([row[column] for row in rows]) for name, column in rankings.items()}
+    figures = {"random": {"auroc": 0.5, "precision_10": float(noisy.mean()), "recall": float(noisy.mean())}}
+    for name, values in badness.items():
+        values = values if name == "loss" else -values
+        worst = noisy[np.argsort(-values, kind="stable")]
+        figures[name] = {"auroc": auroc(values, noisy), "precision_10": float(worst[:10].mean()),
+                         "recall": float(worst[:noisy.sum()].mean())}
+    return figures
+
+
+def label_rows(unet, qam, cases, device, lam):
+    """A dict of figures for each label of `cases`; weights are times N, and as if all labels were one mini-batch."""
+    images, labels = (torch.from_numpy(array).to(device) for array in (cases.images, cases.labels))
+    scores, losses, quality = score_labels(unet, qam, images, labels)
     weights = pal.quality_weights(torch.from_numpy(scores), lam).numpy() * len(scores)
-    columns = {"name": training.names, "noisy": (training.pixels > 0).astype(int).tolist(),
-               "operation": training.operation, "pixels": training.pixels.tolist(), "score": scores.tolist(),
-               "weight": weights.tolist(), "loss": losses.tolist()}
-    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
-    return {"dice": dice_figures(predict(unet, test_images), truth, classes),
-            "pick": pick_figures(scores, losses, training.pixels == 0)}, rows
+    columns = {"name": cases.names, "noisy": cases.noisy.astype(int).tolist(), "operation": cases.operation,
+               "pixels": cases.pixels.tolist(), "score": scores.tolist(), "weight": weights.tolist(),
+               "loss": losses.tolist(), "quality": quality.tolist()}
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def evaluate(unet, qam, classes, training, test, device, lam):
+    """Figures of a trained run: Dice on the clean test labels, picks and audit on the training labels, and the audit of
+    test labels that were corrupted alike but never trained on. Returns them and the rows of the training labels.
+    """
+    rows = label_rows(unet, qam, training, device, lam)
+    found = predict(unet, torch.from_numpy(test.images).to(device)).cpu()
+    scores, losses = (np.array([row[name] for row in rows]) for name in ("score", "loss"))
+    return {"dice": dice_figures(found, torch.from_numpy(test.clean), classes),
+            "pick": pick_figures(scores, losses, ~training.noisy),
+            "audit": {"training": audit_figures(rows),
+                      "unseen": audit_figures(label_rows(unet, qam, test, device, lam))}}, rows
 
 
 def write_report(out, unet, classes, training, rows, log, device):
-    """Writes labels.csv, samples.png and, where there is a log of epochs, curves.png into the folder `out`."""
+    """Writes labels.csv, suspects.csv (worst first) and the pictures of a run, curves.png only where there is a log."""
     write_csv(out / "labels.csv", rows)
+    suspects = sorted(range(len(rows)), key=lambda i: rows[i]["score"])
+    write_csv(out / "suspects.csv", [{"rank": k + 1, **rows[i]} for k, i in enumerate(suspects)])
+    suspect_sheet(unet, training, rows, suspects[:12], device).save(out / "suspects.png")
     sample_sheet(unet, training, device).save(out / "samples.png")
     if log:
         training_curves(log, classes).save(out / "curves.png")
@@ -162,41 +201,68 @@ def print_results(arguments, metrics):
               f"loss; {pick['precision']:.1%} of the best-scored are clean, {pick['random_precision']:.1%} of all")
 
 
+def print_audit(audit):
+    """How well the lowest-ranked labels are the noisy ones, by four rankings, for labels trained on and for others."""
+    for where, figures in audit.items():
+        if figures:
+            print(f"\n{'noisy labels found, ' + where:33s}      AUROC  worst 10  worst as many as noisy")
+            for name, row in figures.items():
+                print(f"{name:33s}" + "".join(f"{row[key]:11.3f}" for key in ("auroc", "precision_10", "recall")))
+
+
 def read_run(folder):
     """What a finished run folder says of itself: its arguments and its metrics."""
-    config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
-    return config["arguments"], metrics
+    try:
+        config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
+        return config["arguments"], metrics
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise data.BadInput(f"{folder}: config.json or metrics.json is damaged ({error}); remove that folder") from None
+
+
+def read_checkpoint(path, device):
+    """The checkpoint of a run; BadInput unless train.py wrote it whole."""
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        missing = {"arguments", "classes", "log", "unet", "qam", "optimiser", "schedule"} - set(checkpoint)
+    except Exception as error:  # torch.load raises whatever its parts raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise data.BadInput(f"{path}: no checkpoint of train.py, or a damaged one ({reason})") from None
+    if missing:
+        raise data.BadInput(f"{path}: no checkpoint of train.py, it lacks {', '.join(sorted(missing))}")
+    return checkpoint
 
 
 def print_table(folder):
     """Markdown: a row per setting found below `folder`, mean ± standard deviation over seeds (in the paper)."""
+    groups, keys = {}, ("data", "noise", "band", "strategy")
     runs = [read_run(path.parent) for path in sorted(Path(folder).rglob("metrics.json"))]
-    if not runs:
-        raise data.BadInput(f"{folder}: no finished run in it; give the folder that holds the run folders")
-    key_names = ("data", "noise", "band", "strategy")
-    varied = [name for name in runs[0][0] if name not in (*key_names, "seed")
-              and len({str(arguments.get(name)) for arguments, _ in runs}) > 1]
-    groups = {}
+    varied = sorted({name for arguments, _ in runs for name in arguments if name not in (*keys, "seed")
+                     and arguments[name] != runs[0][0].get(name)})
     for arguments, metrics in runs:
-        key = tuple(arguments.get(name) for name in (*key_names, *varied))
-        groups.setdefault(key, []).append((arguments, metrics))
-    classes = [name for name in runs[0][1]["dice"]]
-    print("| " + " | ".join([*key_names, *varied, *classes, "AUROC", "seeds"]) + " |")
-    print("|---" * (len(key_names) + len(varied) + len(classes) + 2) + "|")
+        if arguments["noise"] == 0:
+            arguments["band"] = ""
+        groups.setdefault(tuple(arguments.get(name) for name in (*keys, *varied)), []).append((arguments, metrics))
+    if not groups:
+        raise data.BadInput(f"{folder}: no finished run in it; give the folder that holds the run folders")
+    classes = list(runs[0][1]["dice"])
+    rankings = ("score", "loss", "softmin")
+    titles = [*keys, *varied, *classes, *(f"AUROC by {name}" for name in rankings), "by score, unseen", "seeds"]
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     for key, members in sorted(groups.items(), key=str):
-        arguments = members[0][0]
-        paper = paper_row(arguments, classes) or [None] * len(classes)
-        cells = [f"{text(m['dice'][name] for _, m in members)}" + (f" ({reference:.3f})" if reference else "")
-                 for name, reference in zip(classes, paper)]
-        picks = [m["pick"]["auroc"] for _, m in members]
-        cells += [text(picks) if None not in picks else "-", " ".join(str(a["seed"]) for a, _ in members)]
+        paper = paper_row(members[0][0], classes) or [None] * len(classes)
+        cells = [mean_and_spread(metrics["dice"].get(name) for _, metrics in members)
+                 + (f" ({reference:.3f})" if reference else "") for name, reference in zip(classes, paper)]
+        for part, name in [*(("training", name) for name in rankings), ("unseen", "score")]:
+            audits = [(metrics.get("audit") or {}).get(part) for _, metrics in members]
+            cells.append(mean_and_spread(audit and audit[name]["auroc"] for audit in audits))
+        cells.append(" ".join(sorted(str(arguments["seed"]) for arguments, _ in members)))
         print("| " + " | ".join([*map(str, key), *cells]) + " |")
 
 
-def text(values):
-    """"0.912 +- 0.003" for the mean and the standard deviation (over n) of numbers."""
-    values = np.array(list(values))
-    return f"{values.mean():.3f} ± {values.std():.3f}"
+def mean_and_spread(values):
+    """"0.912 ± 0.003": mean and standard deviation (divided by n) of numbers; "-" where one is missing."""
+    values = list(values)
+    return "-" if None in values else f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures
@@ -236,6 +302,21 @@ def sample_sheet(unet, training, device):
         captions.append(f"{training.names[i]}: " + (f"{operation[i]}d by {training.pixels[i]} pixels" if operation[i]
                                                     else "label as it is"))
     return sheet(rows, ["image", "clean label", "label trained on (yellow)", "prediction (yellow)"], captions)
+
+
+def suspect_sheet(unet, cases, rows, chosen, device):
+    """The labels `chosen` (indices), four in a row: the label in yellow, the network's own boundary in blue."""
+    found = predict(unet, torch.from_numpy(cases.images[chosen]).to(device)).cpu().numpy()
+    tiles, captions = [], []
+    for rank, (i, prediction) in enumerate(zip(chosen, found)):
+        tiles.append(overlay(cases.images[i], [(prediction, SKY), (cases.labels[i], YELLOW)]))
+        truth = f", {rows[i]['operation']} {rows[i]['pixels'] or ''}" if rows[i]["noisy"] else ""
+        captions.append(f"{rank + 1}. {rows[i]['name']}\nscore {rows[i]['score']:.2f}{truth}")
+    spare = -len(tiles) % 4
+    tiles, captions = tiles + spare * [Image.new("RGB", tiles[0].size, WHITE)], captions + spare * [""]
+    return sheet([tiles[k:k + 4] for k in range(0, len(tiles), 4)],
+                 ["label (yellow)", "network (blue)", "lowest scores first", ""],
+                 [captions[k:k + 4] for k in range(0, len(tiles), 4)])
 
 
 def fitted(text, width, size):
@@ -385,41 +466,42 @@ def sheet(rows, titles, captions=None, pad=6):
 
 # ------------------------------------------------------------------------------------------------------- command line
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = data.refuse
     parser.add_argument("run", type=Path, nargs="?", help="a run folder of train.py")
     parser.add_argument("--data", help="a folder to evaluate on, all of it, instead of the data of the run")
+    parser.add_argument("--masks", help="with --data: where its masks are, if not below it")
+    parser.add_argument("--values", type=data.grey_values, help="with --data: class=grey,... for label pictures")
     parser.add_argument("--table", metavar="RUNS", help="print one table of all finished runs below this folder")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.table:
         return print_table(options.table)
     if not options.run or not (options.run / "checkpoint.pt").is_file():
         raise data.BadInput(f"{options.run or 'no run folder'}: found no checkpoint.pt; give a run folder of train.py")
-    checkpoint = torch.load(options.run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    arguments, classes, log = checkpoint["arguments"], tuple(checkpoint["classes"]), checkpoint["log"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    out = options.run
-    if options.data:
-        found, training = data.load_all(options.data, arguments["size"])
-        if found != classes:
-            raise data.BadInput(f"{options.data} has {', '.join(found)}; the network knows {', '.join(classes)}")
-        test, log, out = training, [], options.run / f"on-{Path(options.data).resolve().name}"
-        out.mkdir(exist_ok=True)
-    else:
-        _, training, test = data.load(*(arguments[name] for name in ("data", "size", "noise", "band", "seed")))
+    checkpoint = read_checkpoint(options.run / "checkpoint.pt", device)
+    arguments, classes, log = checkpoint["arguments"], tuple(checkpoint["classes"]), checkpoint["log"]
     unet, qam = build(arguments, classes, device)
     unet.load_state_dict(checkpoint["unet"])
     qam.load_state_dict(checkpoint["qam"])
+    out = options.run
+    if options.data:
+        found, training = data.load_all(options.data, arguments["size"], options.masks, options.values)
+        if found != classes:
+            raise data.BadInput(f"{options.data} has {', '.join(found)}; the network knows {', '.join(classes)}")
+        test, log, out = training, [], options.run / f"on-{Path(options.data).absolute().name}"
+        arguments = {**arguments, "noise": None}  # no row of the paper
+        out.mkdir(exist_ok=True)
+    else:
+        _, training, test = data.load(**{name: arguments[name] for name in data.LOAD})
     lam = arguments["lam"] if arguments["strategy"] == "qam+ocm" else None
     metrics, rows = evaluate(unet, qam, classes, training, test, device, lam)
     write_report(out, unet, classes, training, rows, log, device)
-    print_results({**arguments, "noise": None} if options.data else arguments, metrics)
-    print(f"labels.csv and pictures are in {out}")
+    print_results(arguments, metrics)
+    print_audit(metrics["audit"])
+    print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {out}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except data.BadInput as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    data.run(main)

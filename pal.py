@@ -1,13 +1,14 @@
 """Pick-and-Learn (Zhu, Shi, Wu, MICCAI 2019): the two networks, the weights, the loss. Needs torch alone.
 
-One training step in another code base:
+The heart of a training step in another code base:
 
-    losses = sample_losses(unet(images), labels)                      # (N, classes)
-    weights = quality_weights(qam(images, labels))                    # (N,), eq. (2) and softmax
-    trend = area_trend(losses, labels, weights)                       # (N,), not in the paper: None leaves it out
-    pick_and_learn_loss(losses, weights, trend).backward()            # eq. (1): both networks learn from it
+    losses = sample_losses(unet(images).float(), labels)        # (N, classes)
+    weights = quality_weights(qam(images, labels).float())      # (N,), eq. (2) and softmax
+    trend = area_trend(losses, labels, weights)                 # (N,), not in the paper: None leaves it out
+    pick_and_learn_loss(losses, weights, trend).backward()      # eq. (1): both networks learn from it
 
-N is the mini-batch, H and W the picture in pixels. Section and equation numbers are the paper's.
+N is the mini-batch, H and W the picture in pixels; labels are bool or 0..1. Losses and weights need float32 or float64,
+hence .float() after networks that may run in half precision. Section and equation numbers are the paper's.
 """
 import torch
 import torch.nn as nn
@@ -19,17 +20,19 @@ import torch.nn.functional as F
 def conv3x3(inputs, outputs):
     """3 x 3 convolution, batch normalisation, leaky ReLU: (N, inputs, H, W) -> (N, outputs, H, W).
 
-    The networks that the paper names have no normalisation. Here it speeds up the U-Net, and in the QAM it keeps the
-    scores of a mini-batch from drifting together to where tanh is flat and its gradient gone. A plain ReLU can die: with
-    all its last features at zero and all weights on them negative, a class stays empty for good.
+    The networks that the paper names have no normalisation; without it the scores of a mini-batch drift together to
+    where tanh is flat and its gradient gone. The ReLU is leaky because with a plain one a class could stay empty for
+    good: where all its last features are zero, no gradient passes.
     """
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
                          nn.LeakyReLU(0.1, inplace=True))
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015) with padded convolutions; `width` channels at full size, doubled at each of
-    `depth` halvings. The paper names no width. H and W must be multiples of 2^depth; ValueError says which are near.
+    """U-Net (Ronneberger et al. 2015): `width` channels at full size, doubled at each of `depth` halvings.
+
+    The paper names no width. Convolutions are padded, and up-convolutions are a 1 x 1 convolution and nearest-neighbour
+    enlargement, which is cheaper. H and W must be multiples of 2^depth; ValueError says which are near.
     """
 
     def __init__(self, classes=3, width=8, depth=4, in_channels=1):
@@ -52,7 +55,7 @@ class UNet(nn.Module):
             skips.append(features)
         skips.pop()
         for narrow, block in zip(self.narrow, self.up):
-            features = F.interpolate(narrow(features), scale_factor=2)  # half the channels, twice the size
+            features = F.interpolate(narrow(features), scale_factor=2, mode="nearest")  # twice H, W; half the channels
             features = block(torch.cat([skips.pop(), features], dim=1))
         return self.head(features)
 
@@ -60,14 +63,15 @@ class UNet(nn.Module):
 class QAM(nn.Module):
     """Quality awareness module (section 2.1): a VGG-style network that looks at an image and its label together.
 
-    3 x 3 convolutions in `stages` pooled stages, then "a one-channel average pooling layer". Left open by the paper,
-    and chosen here: one convolution a stage; the map that is averaged is linear (after a ReLU no score could be
-    negative, and half of tanh were lost) and starts at zero, so that training starts from equal weights.
+    3 x 3 convolutions in `stages` pooled stages, then "a one-channel average pooling layer". Ours is small: one
+    convolution a stage, and an eighth of VGG's channels. Left open by the paper: the map that is averaged is linear
+    (after a ReLU no score could be negative, and half of tanh would be lost) and starts at zero, so that training
+    starts from equal weights. H and W must be multiples of 2^stages; ValueError says which are near.
     """
 
     def __init__(self, classes=3, width=8, stages=5, in_channels=1):
         super().__init__()
-        widths = [in_channels + classes] + [width * 2 ** min(stage, 3) for stage in range(stages)]
+        widths = [in_channels + classes] + [width * 2 ** min(k, 3) for k in range(stages)]  # VGG: 64 128 256 512 512
         self.features = nn.Sequential(*(nn.Sequential(conv3x3(before, after), nn.MaxPool2d(2))
                                         for before, after in zip(widths, widths[1:])))
         self.score = nn.Conv2d(widths[-1], 1, 1)
@@ -95,7 +99,7 @@ def check_size(size, multiple):
 # ----------------------------------------------------------------------------------------------- scores and weights
 
 def overfitting_control(scores, lam=2.0):
-    """Overfitting control module (section 2.2): raw scores t of any shape -> scores in (-lam, lam).
+    """Overfitting control module (section 2.2): raw scores t of any shape -> scores within -lam and lam.
 
     Eq. (2):  Phi(t) = lam tanh(t)
     """
@@ -106,7 +110,8 @@ def quality_weights(scores, lam=2.0):
     """Raw scores t (N,) -> weights (N,), positive, sum 1, by a softmax over the mini-batch (section 2.1).
 
     With the OCM no weight is more than e^(2 lam) times another; lam=None leaves the OCM out (the paper's "QAM" rows).
-    The weights are relative to the mini-batch: split over devices, it must be gathered first.
+    A weight is relative to its mini-batch, and a single sample always weighs 1. Where a mini-batch is split over
+    processes, gather the scores, with their gradients, before the softmax.
     """
     return torch.softmax(scores if lam is None else overfitting_control(scores, lam), dim=0)
 
@@ -116,51 +121,56 @@ def quality_weights(scores, lam=2.0):
 def sample_losses(logits, labels):
     """L_i of eq. (1), one per sample and class: logits and labels (N, classes, H, W) -> (N, classes).
 
-    BCE + soft Dice loss; L_i is its mean over classes. The paper does not name its loss. Alone, BCE is cheaper for
-    small labels and Dice for large ones as long as the U-Net knows nothing; together they mislead the QAM least.
+    BCE + soft Dice loss; L_i is its mean over classes. The paper does not name its loss. As long as the U-Net knows
+    nothing and predicts little everywhere, BCE is lower for small labels and Dice for large ones; together they mislead
+    the QAM less. One sigmoid per class, since organs overlap.
     """
     labels = labels.to(logits.dtype)
     bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=(2, 3))
     probabilities = torch.sigmoid(logits)
     overlap = (probabilities * labels).sum(dim=(2, 3))  # (N, classes)
     total = probabilities.sum(dim=(2, 3)) + labels.sum(dim=(2, 3))
-    return bce + 1 - (2 * overlap + 1) / (total + 1)  # + 1 pixel: empty and found empty costs nothing
+    return bce + 1 - (2 * overlap + 1) / (total + 1)  # + 1 pixel: never 0 / 0
 
 
 def area_trend(losses, labels, weights):
-    """What the area of its label alone predicts of a sample's loss: losses (N, classes), labels, weights (N,) -> (N,).
+    """The part of L_i that the area of the label predicts: losses (N, classes), labels (N, classes, H, W), weights
+    (N,), the ones of `pick_and_learn_loss`, which sum to 1 -> (N,). Not in the paper.
 
     The method is circular: weights come from losses, and losses from a network trained with the weights. Before the
-    U-Net has learnt shapes, its losses tell labels apart by area alone (the BCE of a constant prediction is exactly
-    linear in it), and the QAM would settle on all eroded or on all dilated labels and keep them. So, within the
-    mini-batch and per class c, a line is fitted to the losses over the labels' foreground fractions a, by least squares
-    that trust each label as much as its weight says, so that noise which is itself a change of area does not pass for
-    an effect of area:
+    U-Net has learnt shapes, its losses tell labels apart by their area (the BCE of a constant prediction is linear in
+    it), and the QAM would settle on all eroded or on all dilated labels and keep them. So a line is fitted per class c
+    to the losses in the mini-batch over the labels' foreground fractions a, by least squares with the quality weights,
 
         trend_i = mean over c of  slope_c (a_ic - sum_j weight_j a_jc)
 
-    It is subtracted from what the QAM is paid for: a control variate, which takes out of a signal what a known quantity
-    explains. To the U-Net it is a constant, and its weighted sum is 0: value and U-Net gradient stay those of eq. (1).
-    Not in the paper.
+    and subtracted from the loss that the QAM sees, in the manner of a control variate: what a known quantity explains
+    is taken out of the signal. To the U-Net it is a constant, and its weighted sum is 0, so that the value of eq. (1)
+    and the U-Net's gradient stay; the QAM's gradient changes, which is the purpose. Detached because that weighted sum
+    is 0 whatever the weights are: as a function of them it would teach nothing. The weights let labels that are trusted
+    already set the line. Limits: noise in one direction (all noisy labels too large) looks like an effect of area and
+    is found more slowly, and a mini-batch of two is explained entirely by its line.
     """
     losses, weights = losses.detach(), weights.detach()[:, None]
     areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes)
-    areas = areas - (weights * areas).sum(dim=0)
-    slopes = (weights * areas * losses).sum(dim=0) / (weights * areas.square()).sum(dim=0).clamp_min(1e-12)
-    return (slopes * areas).mean(dim=1)  # slopes are (classes,)
+    centred = areas - (weights * areas).sum(dim=0)
+    slopes = (weights * centred * losses).sum(dim=0) / (weights * centred.square()).sum(dim=0).clamp_min(1e-12)
+    return (slopes * centred).mean(dim=1)  # slopes are (classes,)
 
 
 def pick_and_learn_loss(losses, weights, trend=None):
-    """The one loss of both networks: losses (N, classes) or (N,), weights (N,) that sum to 1 -> a scalar.
+    """The one loss of both networks: losses (N, classes), weights (N,) that sum to 1, trend (N,) or None -> a scalar.
 
     Eq. (1):  Loss = sum_i  weight_i L_i
 
-    Its gradient pays the QAM for weight on low losses, dLoss/ds_i = weight_i (L_i - Loss) for softmax scores s, and the
-    U-Net for low losses where the weight is. A `trend` (N,), see `area_trend`, is taken from L_i as a constant. Weights
-    of 1 / N make it the plain mean: the baseline.
+    It lowers the bounded score s = Phi(t) of a sample whose loss is above the weighted mean: dLoss/ds_i =
+    weight_i (L_i - trend_i - Loss), with the `area_trend` that is taken from L_i. Weights 1 / N make it the plain mean:
+    the baseline.
     """
-    per_sample = losses if losses.dim() == 1 else losses.mean(dim=1)
-    return (weights * (per_sample if trend is None else per_sample - trend.detach())).sum()
+    if weights.shape != losses.shape[:1]:
+        raise ValueError(f"weights of shape {tuple(weights.shape)}: one per sample is needed, ({len(losses)},)")
+    per_sample = losses.mean(dim=1)
+    return (weights * (per_sample if trend is None else per_sample - trend)).sum()
 
 
 # ------------------------------------------------------------------------------------------------------- the metric
@@ -170,7 +180,8 @@ def dice(prediction, truth):
 
     Eq. (3):  Dice = 2 |V_pred and V_gt| / (|V_pred| + |V_gt|)
     """
-    prediction, truth = prediction.bool(), truth.bool()
+    if prediction.dtype != torch.bool or truth.dtype != torch.bool:
+        raise TypeError(f"dice takes bool masks, not {prediction.dtype} and {truth.dtype}")
     overlap = (prediction & truth).sum(dim=(2, 3))
     total = prediction.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
     return torch.where(total == 0, 1.0, 2.0 * overlap / total.clamp_min(1))

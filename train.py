@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data import GRID, BadInput, load
+import data
+from data import GRID, BadInput
 
 PAPER = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", warm_up=0, area_neutral=False,
              shift=0.0, beta2=0.999)  # section 3.2; for --paper
@@ -49,16 +50,19 @@ def pixel_band(text):
 def parse_arguments(argv=None):
     """The command line as a namespace; `--paper` moves the defaults, so that what is typed beside it still counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
-    parser.error = refuse
+    parser.error = data.refuse
     add = parser.add_argument
     add("--data", default="phantoms", help="a folder of images and masks; or phantoms:N for N phantoms")
+    add("--masks", help="where the masks are, if not below --data")
+    add("--values", type=data.grey_values, help="class=grey,... for label pictures, e.g. lungs=255,heart=85")
+    add("--clean", help="a folder like --data with clean labels of the same images, to measure with")
     add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm"), help="baseline: uniform weights")
     add("--noise", type=number(float, 0, 1), default=0.5, help="share of the training labels that is eroded or dilated")
     add("--band", type=pixel_band, default="5-13", help="by how many pixels, on a grid of 256 x 256")
     add("--lam", type=number(float, 0), default=2.0, help="lambda of eq. (2), the bound on a score")
     add("--size", type=number(int, 1), default=128, help="height and width of the pictures the networks see, in pixels")
     add("--epochs", type=number(int, 1), default=40, help="passes over the training data")
-    add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, whose weights sum to 1")
+    add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, whose weights sum to 1; 8 or more")
     add("--lr", type=number(float, 0), default=1e-2, help="the U-Net's learning rate, at its highest")
     add("--qam-lr", type=number(float, 0), default=2e-4, help="the QAM's learning rate, at its highest")
     add("--beta2", type=number(float, 0, 1), default=0.99, help="Adam's decay of squared gradients, for both networks")
@@ -67,14 +71,14 @@ def parse_arguments(argv=None):
     add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
         help="do not pay the QAM for what the area of a label alone predicts")
     add("--shift", type=number(float, 0, 1), default=0.0625,
-        help="random shift of each mini-batch, up to this share of the pictures' size")
+        help="random circular shift of each mini-batch, up to this share of the size")
     add("--width", type=number(int, 1), default=8, help="channels of the U-Net at full size")
     add("--seed", type=number(int, 0), default=0, help="of split, noise, networks and order of the data")
     add("--device", default="auto", help="auto is cuda when available, else cpu")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto is bf16 where the hardware has it")
     add("--out", default=None, help="the run folder; without it, one in runs/ named after the settings")
     add("--resume", action="store_true", help="go on with an interrupted run in --out; a finished one is only shown")
-    add("--paper", action="store_true", help="as defaults, the settings of section 3.2: "
+    add("--paper", action="store_true", help="as defaults, section 3.2 and nothing beyond it: "
         + ", ".join(f"{name} {value}" for name, value in PAPER.items()).replace("_", "-"))
     if parser.parse_args(argv).paper:
         parser.set_defaults(**PAPER)
@@ -83,11 +87,6 @@ def parse_arguments(argv=None):
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults beside the options, and the module's docstring as it stands."""
-
-
-def refuse(message):
-    """What argparse does with a mistake: one line, like all bad input."""
-    raise BadInput(f"{message}; see --help")
 
 
 def choose_device(name, precision):
@@ -106,15 +105,20 @@ def choose_device(name, precision):
 def run_folder(arguments, settings):
     """The run folder's path; BadInput where it exists and --resume is not given, or was begun with other settings."""
     out = Path(arguments.out or "runs/{data}-{strategy}-{noise:g}-{band}-seed{seed}".format(
-        **{**settings, "data": Path(arguments.data).resolve().name.replace(":", "")}))
+        **{**settings, "data": Path(arguments.data).absolute().name.replace(":", "")}))
     if out.exists() and not arguments.resume:
         raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another --out")
     if (out / "config.json").exists():
-        before = json.loads((out / "config.json").read_text())["arguments"]
+        try:
+            before = json.loads((out / "config.json").read_text())["arguments"]
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{out}/config.json is not one of train.py; choose another --out") from None
         changed = [f"{name} was {before.get(name)}, is {value}" for name, value in settings.items()
                    if before.get(name) != value]
         if changed:
             raise BadInput(f"{out} was begun with other settings ({'; '.join(changed)}); choose another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} is not a run folder, there is no config.json in it; choose another --out")
     return out
 
 
@@ -126,15 +130,19 @@ def write_json(path, content):
 def replace(path, write):
     """Lets write(other) make a file beside `path`, then puts it in its place: a kill leaves the old or the new one."""
     other = path.with_name(path.name + ".new")
-    write(other)
-    os.replace(other, path)
+    try:
+        write(other)
+        os.replace(other, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        reason = str(error).splitlines()[0][:80]
+        raise BadInput(f"{path}: cannot be written ({reason}); make room, then --resume") from None
 
 
 def describe(classes, training, test):
     """Prints what a careful reader checks first: counts, sizes, areas, and what the noise did to the labels."""
     def per_class(values):
         return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
-    count, size, changed = len(training.names), training.images.shape[-1], training.pixels > 0
+    count, size, changed = len(training.names), training.images.shape[-1], training.noisy
     print(f"{count} training and {len(test.names)} test images, {size} x {size}")
     print(f"share of foreground: {per_class(training.labels.mean(axis=(0, 2, 3)))}; in the clean labels: "
           f"{per_class(training.clean.mean(axis=(0, 2, 3)))}")
@@ -148,12 +156,13 @@ def describe(classes, training, test):
               f"vanished: {', '.join(f'{n} {name}' for n, name in zip(vanished, classes))}")
 
 
-def check_finite(losses, names, epoch, out):
-    """BadInput that names the epoch and the samples whose loss is no finite number; the last checkpoint stays."""
+def check_finite(losses, names, networks, epoch, out):
+    """BadInput, before anything is saved, where a loss or a network is no finite number: the epoch, and the samples."""
     broken = [name for name, loss in zip(names, losses.tolist()) if not math.isfinite(loss)]
-    if broken:
-        raise BadInput(f"{out}: in epoch {epoch} the loss is not finite for {', '.join(broken[:5])}"
-                       f"{' ...' * (len(broken) > 5)}; the checkpoint of epoch {epoch - 1} is kept; try a smaller --lr")
+    if broken or not all(parameter.isfinite().all() for network in networks for parameter in network.parameters()):
+        where = (", ".join(broken[:5]) or "a network") + " ..." * (len(broken) > 5)
+        raise BadInput(f"{out}: epoch {epoch} gave numbers that are not finite, for {where}; the checkpoint of epoch "
+                       f"{epoch - 1} is kept; try a smaller --lr")
 
 
 def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
@@ -163,7 +172,8 @@ def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
         row[f"loss_{kind}"] = losses[chosen].mean().item()
         row[f"weight_{kind}_mean"] = weights[chosen].mean().item()
         row[f"weight_{kind}_variance"] = weights[chosen].var(unbiased=False).item()
-    return {**row, "auroc": auroc(scores, ~noisy), **{f"dice_{name}": value for name, value in dice.items()}}
+    row |= {"auroc": auroc(scores, ~noisy), "loss_auroc": auroc(-losses, ~noisy)}
+    return row | {f"dice_{name}": value for name, value in dice.items()}
 
 
 def show(row, epochs, seconds_left):
@@ -198,12 +208,12 @@ def train(arguments):
     if (out / "metrics.json").exists():
         print(f"{out} is finished")
         return evaluation.print_results(settings, evaluation.read_run(out)[1])
-    classes, training, test = load(arguments.data, arguments.size, arguments.noise, arguments.band, arguments.seed)
+    classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
     describe(classes, training, test)
     unet, qam = evaluation.build(settings, classes, device)
     images, labels, test_images, truth = (torch.from_numpy(array).to(device) for array in
                                           (training.images, training.labels, test.images, test.clean))
-    noisy = torch.from_numpy(training.pixels > 0)
+    noisy = torch.from_numpy(training.noisy)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", {
         "arguments": settings, "device": str(device), "bf16": reduced, "threads": torch.get_num_threads(),
@@ -221,7 +231,7 @@ def train(arguments):
     reach = round(arguments.shift * arguments.size)
     log, parts = [], {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
     if (out / "checkpoint.pt").exists():
-        checkpoint = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
+        checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt", device)
         log = checkpoint["log"]
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
@@ -243,7 +253,7 @@ def train(arguments):
                 scores = qam(inputs, label) if picking else torch.zeros(batch, device=device)  # (N,)
             losses = sample_losses(logits.float(), label)  # (N, classes)
             weights = quality_weights(scores.float(), lam)  # (N,); scores of zero make it 1 / N: the baseline
-            trend = area_trend(losses, label, weights) if arguments.area_neutral else None
+            trend = area_trend(losses, label, weights) if picking and arguments.area_neutral else None
             loss = pick_and_learn_loss(losses, weights, trend)
             optimiser.zero_grad()
             loss.backward()
@@ -253,7 +263,7 @@ def train(arguments):
 
         indices, scores, weights, losses = torch.cat(seen, dim=1).double().cpu()
         indices = indices.long()
-        check_finite(losses, [training.names[i] for i in indices], epoch, out)
+        check_finite(losses, [training.names[i] for i in indices], (unet, qam), epoch, out)
         dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
         log.append(epoch_row(epoch, weights, losses, scores, noisy[indices], dice, evaluation.auroc))
         log[-1]["seconds"] = time.perf_counter() - begun
@@ -269,14 +279,8 @@ def train(arguments):
     metrics["peak_memory_mb"] = peak_memory_mb(device)
     write_json(out / "metrics.json", metrics)
     evaluation.print_results(settings, metrics)
+    evaluation.print_audit(metrics["audit"])
 
 
 if __name__ == "__main__":
-    try:
-        train(parse_arguments())
-    except BadInput as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command with --resume goes on after the last finished epoch", file=sys.stderr)
-        sys.exit(130)
+    data.run(lambda: train(parse_arguments()))

@@ -1,4 +1,6 @@
 """Morphology, noise, sizes, folders and phantoms against brute force and counts."""
+import shutil
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -131,33 +133,144 @@ def test_folder_comes_back_as_written(tmp_path):
         assert np.array_equal(image, images[i]) and np.array_equal(mask, masks[i])
 
 
+def write_cases(root, size=64, count=4, classes=("heart",)):
+    """A small good folder: `count` phantoms, one folder of masks per class."""
+    images, masks = data.phantoms(count, size=size)
+    files = {c: {f"case{i}.png": masks[i, data.CLASSES.index(c)].astype(np.uint8) * 255 for i in range(count)}
+             for c in classes}
+    write_folder(root, {f"case{i}.png": images[i] for i in range(count)}, files)
+    return images, masks
+
+
 def test_left_and_right_are_merged_and_other_classes_keep_their_names(tmp_path):
-    left, right = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8)
-    left[50:100, 50:100], right[50:100, 150:200] = 1, 255
-    folders = {"left lung": left, "right_lung": right, "spleen": left}
-    write_folder(tmp_path, {"x.png": 100 + left}, {folder: {"x.png": mask} for folder, mask in folders.items()})
-    classes, _, _, masks = data.read_folder(tmp_path)
+    images, masks = write_cases(tmp_path, 256, 3, ("heart", "lungs"))
+    (tmp_path / "heart").rename(tmp_path / "spleen")
+    (tmp_path / "lungs").rename(tmp_path / "Left Lung")
+    right = {f"case{i}.png": masks[i, 2].astype(np.uint8) for i in range(3)}  # 0 and 1
+    write_folder(tmp_path, {}, {"masks/right_lung": right})
+    classes, _, _, got = data.read_folder(tmp_path)
     assert classes == ("lungs", "spleen")
-    assert np.array_equal(masks[0, 0], (left > 0) | (right > 0)) and np.array_equal(masks[0, 1], left > 0)
+    assert np.array_equal(got[:, 0], masks[:, 0] | masks[:, 2]) and np.array_equal(got[:, 1], masks[:, 1])
 
 
-@pytest.mark.parametrize("damage, message", [
-    ("mask", "images without a mask in lungs.*a"), ("image", "masks in lungs without an image.*a"),
-    ("grey", "grey values"), ("truncated", "cannot be read")])
-def test_bad_folders_are_refused_in_one_line(tmp_path, damage, message):
-    square = np.zeros((32, 32), np.uint8)
-    square[8:20, 8:20] = 255
-    files = {"a.png": square, "b.png": square}
-    write_folder(tmp_path, files, {"lungs": files})
-    if damage in ("mask", "image"):
-        (tmp_path / {"mask": "lungs", "image": "images"}[damage] / "a.png").unlink()
-    elif damage == "grey":
-        iio.imwrite(tmp_path / "lungs" / "a.png", np.arange(1024, dtype=np.uint8).reshape(32, 32))
-    else:
-        (tmp_path / "lungs" / "a.png").write_bytes((tmp_path / "lungs" / "a.png").read_bytes()[:20])
+def test_jsrt_archives_as_they_unzip(tmp_path):
+    """Raw 16-bit big-endian inverted images beside GIF masks at half the size, in folders of their own."""
+    images, masks = data.phantoms(3)
+    folder = tmp_path / "scratch" / "fold1" / "masks"
+    (tmp_path / "All247images").mkdir()
+    for i, name in enumerate(("JPCLN001", "JPCLN002", "JPCNN001")):
+        raw = (4095 - images[i].astype(">u2") * 16).repeat(8, axis=0).repeat(8, axis=1)
+        raw.astype(">u2").tofile(tmp_path / "All247images" / f"{name}.IMG")
+        for organ, mask in (("left lung", masks[i, 0]), ("right clavicle", masks[i, 2]), ("heart", masks[i, 1])):
+            (folder / organ).mkdir(parents=True, exist_ok=True)
+            iio.imwrite(folder / organ / f"{name}.gif", mask.repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8) * 255)
+    classes, names, got_images, got_masks = data.read_folder(tmp_path)
+    assert classes == data.CLASSES and names == ["JPCLN001", "JPCLN002", "JPCNN001"]
+    assert np.abs(got_images.astype(int) - images).max() <= 40 and np.abs(got_images.astype(int) - images).mean() < 3
+    overlap = 2 * (got_masks & masks).sum(axis=(2, 3)) / (got_masks.sum(axis=(2, 3)) + masks.sum(axis=(2, 3)))
+    assert overlap.min() > 0.97
+
+
+def test_label_pictures_with_grey_values(tmp_path):
+    images, masks = data.phantoms(3)
+    pictures = np.where(masks[:, 1], 85, np.where(masks[:, 0], 255, 170)).astype(np.uint8)  # miniJSRT's values
+    names = [f"{i}.png" for i in range(3)]
+    write_folder(tmp_path, dict(zip(names, images)), {"Masks": dict(zip(names, pictures))})
+    classes, _, _, got = data.read_folder(tmp_path, values={"heart": 85, "lungs": 255})
+    assert classes == ("lungs", "heart")
+    assert np.array_equal(got[:, 0], pictures == 255) and np.array_equal(got[:, 1], pictures == 85)
+
+
+@pytest.mark.parametrize("kind", ["16 bit", "rgb", "rgba", "palette", "bmp", "tif"])
+def test_pictures_of_every_kind_are_read_as_grey(kind, tmp_path):
+    grey = data.phantoms(1, size=64)[0][0]
+    path = tmp_path / ("x." + (kind if kind in ("bmp", "tif") else "gif" if kind == "palette" else "png"))
+    array = {"16 bit": grey.astype(np.uint16) * 200, "rgb": np.stack([grey] * 3, axis=-1),
+             "rgba": np.stack([grey] * 3 + [np.full_like(grey, 9)], axis=-1)}.get(kind, grey)
+    iio.imwrite(path, array)
+    spread = 255 / (int(grey.max()) - int(grey.min()))  # 16-bit pictures are stretched to their own range
+    expected = (grey - float(grey.min())) * spread if kind == "16 bit" else grey
+    assert np.abs(data.read_image(path).astype(float) - expected).max() <= 1
+
+
+def test_masks_and_images_may_lie_apart(tmp_path):
+    images, masks = write_cases(tmp_path / "a")
+    (tmp_path / "a" / "heart").rename(tmp_path / "truth")
+    (tmp_path / "a" / "images").rename(tmp_path / "a" / "radiographs")
+    classes, names, _, _ = data.read_folder(tmp_path / "a", tmp_path / "truth")
+    assert classes == ("foreground",) and len(names) == 4
+
+
+def test_clean_labels_of_another_folder_are_what_is_measured_on(tmp_path):
+    write_cases(tmp_path / "noisy", 256, 6)
+    write_cases(tmp_path / "clean", 256, 6)
+    path = tmp_path / "noisy" / "heart" / "case3.png"
+    iio.imwrite(path, data.dilate(iio.imread(path) > 0, 9).astype(np.uint8))
+    _, training, test = data.load(str(tmp_path / "noisy"), 64, 0, "5-13", 0, clean=str(tmp_path / "clean"))
+    for cases in (training, test):
+        assert cases.noisy.tolist() == [name == "case3" for name in cases.names]
+        assert [(a != b).any() for a, b in zip(cases.labels, cases.clean)] == cases.noisy.tolist()
+
+
+def all_masks(root, change):
+    """Changes every heart mask."""
+    for path in (root / "heart").iterdir():
+        iio.imwrite(path, change(iio.imread(path)))
+
+
+DAMAGE = {  # what is done to a good folder: what the one line must say
+    "image without mask": (lambda r: (r / "heart/case1.png").unlink(), "no mask in heart for the image.s. case1;"),
+    "mask without image": (lambda r: (r / "images/case1.png").unlink(), "no image for .* in heart called case1;"),
+    "no images": (lambda r: shutil.rmtree(r / "images"), "found 0 images"),
+    "no masks": (lambda r: shutil.rmtree(r / "heart"), "0 folders of masks"),
+    "zero bytes": (lambda r: (r / "images/case1.png").write_bytes(b""), "case1.png: cannot be read"),
+    "truncated": (lambda r: (r / "images/case1.png").write_bytes((r / "images/case1.png").read_bytes()[:300]),
+                  "case1.png: cannot be read"),
+    "text": (lambda r: (r / "heart/case1.png").write_text("no picture"), "case1.png: cannot be read"),
+    "IMG of the wrong size": (lambda r: (r / "images/case1.png").rename(r / "images/case1.img"), "8388608"),
+    "same name twice": (lambda r: shutil.copy(r / "images/case1.png", r / "images/CASE1.tif"),
+                        "another image has the same name"),
+    "same mask twice": (lambda r: shutil.copy(r / "heart/case1.png", r / "heart/case1.bmp"), "another mask of heart"),
+    "other shape": (lambda r: iio.imwrite(r / "heart/case1.png", np.eye(40, 80, dtype=np.uint8)), "must be alike"),
+    "grey mask": (lambda r: iio.imwrite(r / "heart/case1.png", np.arange(4096).reshape(64, 64).astype(np.uint8)),
+                  "256 grey values"),
+    "two classes in a mask": (lambda r: iio.imwrite(r / "heart/case1.png", np.eye(64, dtype=np.uint8) * 2 + 1),
+                              "2 grey values"),
+    "inverted": (lambda r: all_masks(r, lambda m: 255 - m), "seem inverted"),
+    "all empty": (lambda r: all_masks(r, np.zeros_like), "every mask of heart is empty or full"),
+    "all full": (lambda r: all_masks(r, lambda m: np.full_like(m, 255)), "every mask of heart is empty or full"),
+    "constant image": (lambda r: iio.imwrite(r / "images/case1.png", np.full((64, 64), 9, np.uint8)), "constant"),
+    "NaN image": (lambda r: (iio.imwrite(r / "images/case1.tif", np.full((64, 64), np.nan, np.float32)),
+                             (r / "images/case1.png").unlink()), "not finite|constant"),
+    "one image": (lambda r: [p.unlink() for p in r.rglob("case[123].png")], "1 images; three at least"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_bad_folders_are_refused_in_one_line(damage, tmp_path):
+    write_cases(tmp_path)
+    data.read_folder(tmp_path)  # it is good before
+    change, message = DAMAGE[damage]
+    change(tmp_path)
     with pytest.raises(data.BadInput, match=message) as error:
         data.read_folder(tmp_path)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and (str(tmp_path) in str(error.value))
+
+
+def test_all_offenders_are_named_at_most_ten(tmp_path):
+    write_cases(tmp_path, 32, 15)
+    for i in range(12):
+        (tmp_path / "heart" / f"case{i}.png").unlink()
+    with pytest.raises(data.BadInput, match="case0, case1, case10, case11, .* and 2 more"):
+        data.read_folder(tmp_path)
+
+
+def test_too_many_classes(tmp_path):
+    write_cases(tmp_path)
+    for k in range(20):
+        shutil.copytree(tmp_path / "heart", tmp_path / f"organ{k}")
+    with pytest.raises(data.BadInput, match="at most 20"):
+        data.read_folder(tmp_path)
 
 
 def test_no_folder_is_refused(tmp_path):

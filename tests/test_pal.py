@@ -75,13 +75,13 @@ def test_equation_1_and_uniform_weights():
 @pytest.mark.parametrize("lam", [2.0, None])
 def test_gradient_with_respect_to_the_scores(lam):
     """dLoss/dt_i = w_i (L_i - Loss) lam (1 - tanh^2 t_i), by hand and by finite differences."""
-    losses = torch.tensor([0.3, 1.2, 0.7, 2.0], dtype=torch.float64)
+    losses = torch.tensor([[0.3], [1.2], [0.7], [2.0]], dtype=torch.float64)
     scores = torch.tensor([0.5, -0.2, 1.1, 0.0], dtype=torch.float64, requires_grad=True)
     loss = pal.pick_and_learn_loss(losses, pal.quality_weights(scores, lam))
     loss.backward()
     weights = pal.quality_weights(scores.detach(), lam)
     slope = 1 if lam is None else lam * (1 - torch.tanh(scores.detach()) ** 2)
-    assert torch.allclose(scores.grad, weights * (losses - loss.detach()) * slope)
+    assert torch.allclose(scores.grad, weights * (losses[:, 0] - loss.detach()) * slope)
     for i in range(4):
         step = torch.zeros(4, dtype=torch.float64)
         step[i] = 1e-6
@@ -91,15 +91,50 @@ def test_gradient_with_respect_to_the_scores(lam):
 
 
 def test_both_networks_learn_from_one_backward_pass():
+    """The gradients of both networks are those of eq. (1), written out with the weights or the losses held fixed."""
     torch.manual_seed(0)
-    unet, qam = pal.UNet(width=4, depth=2), pal.QAM(width=4, stages=2)
-    torch.nn.init.normal_(qam.score.weight)
-    images, labels = torch.randn(4, 1, 16, 16), torch.rand(4, 3, 16, 16) < 0.3
-    losses = pal.sample_losses(unet(images), labels)
-    weights = pal.quality_weights(qam(images, labels))
-    pal.pick_and_learn_loss(losses, weights, pal.area_trend(losses, labels, weights)).backward()
-    for network in (unet, qam):
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters() if p.dim() == 4)
+    unet, qam = pal.UNet(width=4, depth=2).double().eval(), pal.QAM(width=4, stages=2).double().eval()
+    torch.nn.init.normal_(qam.score.weight, std=0.1)
+    images, labels = torch.randn(4, 1, 16, 16, dtype=torch.float64), torch.rand(4, 3, 16, 16) < 0.3
+    losses, scores = pal.sample_losses(unet(images), labels), qam(images, labels)
+    weights = pal.quality_weights(scores)
+    trend = pal.area_trend(losses, labels, weights)
+    by_hand = torch.autograd.grad((weights.detach() * losses.mean(dim=1)).sum(), unet.parameters(), retain_graph=True)
+    paid = weights.detach() * (losses.mean(dim=1) - trend - (weights * losses.mean(dim=1)).sum()).detach()
+    by_hand += torch.autograd.grad((paid * pal.overfitting_control(scores)).sum(), qam.parameters(), retain_graph=True)
+    pal.pick_and_learn_loss(losses, weights, trend).backward()
+    for parameter, gradient in zip([*unet.parameters(), *qam.parameters()], by_hand):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-14)
+    assert sum(p.grad.abs().sum() for p in qam.parameters()) > 1e-4 and trend.abs().max() > 1e-4
+
+
+def test_area_trend_is_subtracted_from_the_loss_that_the_qam_sees():
+    logits, labels = random_batch()
+    losses, scores = pal.sample_losses(logits, labels), torch.linspace(-1, 1, 5, dtype=torch.float64).requires_grad_()
+    weights = pal.quality_weights(scores)
+    trend = pal.area_trend(losses, labels, weights)
+    loss = pal.pick_and_learn_loss(losses, weights, trend)
+    loss.backward()
+    expected = weights * (losses.mean(dim=1) - trend - loss) * 2 * (1 - torch.tanh(scores) ** 2)
+    assert torch.allclose(scores.grad, expected.detach()) and trend.abs().max() > 1e-3
+    assert loss.item() == pytest.approx(pal.pick_and_learn_loss(losses, weights).item())
+
+
+def test_area_trend_is_zero_where_areas_are_equal_or_labels_empty():
+    losses = torch.rand(4, 2)
+    for labels in (torch.zeros(4, 2, 8, 8), torch.ones(4, 2, 8, 8)):
+        assert torch.equal(pal.area_trend(losses, labels, torch.full((4,), 0.25)), torch.zeros(4))
+
+
+def test_weights_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="one per sample"):
+        pal.pick_and_learn_loss(torch.rand(4, 3), torch.full((4, 1), 0.25))
+
+
+def test_defaults_are_the_papers():
+    scores = torch.tensor([-9.0, 9.0])
+    assert (pal.quality_weights(scores)[1] / pal.quality_weights(scores)[0]).item() == pytest.approx(math.exp(4))
+    assert pal.QAM().features[0][0][0].in_channels == 4
 
 
 def test_area_trend_is_a_weighted_least_squares_line_per_class():
@@ -128,19 +163,6 @@ def test_area_explains_all_bce_of_a_network_that_knows_nothing():
     assert left.std() < 1e-12
 
 
-def test_area_trend_changes_no_gradient_of_the_unet():
-    logits, labels = random_batch()
-    weights = pal.quality_weights(torch.linspace(-1, 1, 5, dtype=torch.float64))
-    gradients = []
-    for neutral in (False, True):
-        leaf = logits.clone().requires_grad_()
-        losses = pal.sample_losses(leaf, labels)
-        trend = pal.area_trend(losses, labels, weights) if neutral else None
-        pal.pick_and_learn_loss(losses, weights, trend).backward()
-        gradients.append(leaf.grad)
-    assert torch.equal(*gradients)
-
-
 # ------------------------------------------------------------------------------------------------------- the metric
 
 def test_dice_by_sets():
@@ -165,6 +187,24 @@ def test_unet_gives_logits_of_the_size_of_the_image(classes, width, depth, size)
     logits = pal.UNet(classes, width, depth)(torch.randn(2, 1, *size))
     assert logits.shape == (2, classes, *size)
     assert logits.min() < 0 < logits.max()
+
+
+def test_skip_connections_carry_detail():
+    """One pixel of noise on the image changes the logits beside it far more than elsewhere."""
+    torch.manual_seed(0)
+    unet, images = pal.UNet(classes=1, depth=3).eval(), torch.zeros(1, 1, 64, 64)
+    images[0, 0, 32, 32] = 5
+    change = (unet(images) - unet(torch.zeros(1, 1, 64, 64))).abs()[0, 0]
+    assert change[30:35, 30:35].mean() > 5 * change.mean()
+
+
+def test_qam_pools_in_every_stage():
+    assert pal.QAM(stages=5).features(torch.zeros(2, 4, 64, 96)).shape == (2, 64, 2, 3)
+
+
+def test_dice_refuses_probabilities():
+    with pytest.raises(TypeError, match="bool"):
+        pal.dice(torch.rand(1, 1, 2, 2), torch.rand(1, 1, 2, 2) > 0.5)
 
 
 @pytest.mark.parametrize("network, size, near", [
@@ -199,12 +239,12 @@ def test_qam_sees_image_and_label():
 
 
 def test_qam_learns_to_prefer_the_cheap_samples():
-    """Labels with a frame have twice the loss: a few steps of eq. (1) must give them less weight."""
+    """Labels with a square have twice the loss: a few steps of eq. (1) must give them less weight."""
     torch.manual_seed(0)
     qam, images = pal.QAM(classes=1), torch.randn(8, 1, 32, 32)
     labels = torch.zeros(8, 1, 32, 32)
     labels[4:, :, 8:24, 8:24] = 1
-    losses, optimiser = torch.tensor([1.0] * 4 + [2.0] * 4), torch.optim.Adam(qam.parameters(), 1e-2)
+    losses, optimiser = torch.tensor([[1.0]] * 4 + [[2.0]] * 4), torch.optim.Adam(qam.parameters(), 1e-2)
     for _ in range(20):
         optimiser.zero_grad()
         pal.pick_and_learn_loss(losses, pal.quality_weights(qam(images, labels))).backward()

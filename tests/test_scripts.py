@@ -9,6 +9,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import torch
 
 import data
 import eval as evaluation
@@ -35,7 +36,7 @@ def finished(tmp_path_factory):
 def test_run_folder_is_complete(finished):
     out, printed = finished
     assert {p.name for p in out.iterdir()} == {"config.json", "log.csv", "labels.csv", "metrics.json", "checkpoint.pt",
-                                               "curves.png", "samples.png"}
+                                               "curves.png", "samples.png", "suspects.csv", "suspects.png"}
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics["dice"]) == ["lungs", "heart", "clavicles", "average"]
     assert metrics["dice"]["average"] == pytest.approx(np.mean([metrics["dice"][name] for name in data.CLASSES]))
@@ -111,7 +112,7 @@ def test_folder_with_one_class_and_labels_as_they_are(tmp_path):
                "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert list(metrics["dice"]) == ["masks", "average"] and metrics["pick"]["auroc"] is None
+    assert list(metrics["dice"]) == ["foreground", "average"] and metrics["pick"]["auroc"] is None
     other = run("eval.py", tmp_path / "run", "--data", tmp_path / "set")
     assert other.returncode == 0, other.stderr
 
@@ -146,6 +147,141 @@ def test_bad_arguments_get_one_line_and_leave_nothing(arguments, message, tmp_pa
 
 def test_existing_folder_is_not_touched(tmp_path):
     (tmp_path / "mine").mkdir()
-    done = run("train.py", *TINY, "--out", tmp_path / "mine")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--resume" in done.stderr
-    assert not any((tmp_path / "mine").iterdir())
+    (tmp_path / "mine" / "config.txt").write_text("precious")
+    for resume in ([], ["--resume"]):
+        done = run("train.py", *TINY, "--out", tmp_path / "mine", *resume)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "choose another --out" in done.stderr
+        assert [p.name for p in (tmp_path / "mine").iterdir()] == ["config.txt"]
+
+
+# ---------------------------------------------------------------------------------------------------------- the audit
+
+def test_suspects_are_ranked_by_score_worst_first(finished):
+    out, printed = finished
+    rows, suspects = (list(csv.DictReader(open(out / name))) for name in ("labels.csv", "suspects.csv"))
+    by_score = sorted(rows, key=lambda row: float(row["score"]))
+    assert [row["name"] for row in suspects] == [row["name"] for row in by_score]
+    assert [row["rank"] for row in suspects] == [str(k + 1) for k in range(20)]
+    audit = json.loads((out / "metrics.json").read_text())["audit"]["training"]
+    noisy = np.array([row["noisy"] == "1" for row in suspects])
+    assert audit["score"]["precision_10"] == audit["score"]["recall"] == noisy[:10].mean()  # 10 of 20 are noisy
+    assert audit["random"] == {"auroc": 0.5, "precision_10": 0.5, "recall": 0.5}
+    assert audit["score"]["auroc"] == pytest.approx(json.loads((out / "metrics.json").read_text())["pick"]["auroc"])
+    assert "noisy labels found, unseen" in printed
+    assert iio.imread(out / "suspects.png").std() > 5
+
+
+def test_label_quality_is_a_mean_that_bad_pixels_dominate():
+    logits, labels = torch.tensor([[[[2.0, -1.0], [0.5, -3.0]]]]), torch.tensor([[[[True, True], [False, False]]]])
+    given = [1 / (1 + math.exp(-z)) for z in (2, -1, -0.5, 3)]
+    weights = [math.exp((1 - p) / 0.1) for p in given]
+    expected = sum(p * w for p, w in zip(given, weights)) / sum(weights)
+    assert evaluation.label_quality(logits, labels).item() == pytest.approx(expected)
+
+
+def test_scores_do_not_depend_on_the_labels_beside_them(finished):
+    out, _ = finished
+    checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt", "cpu")
+    unet, qam = evaluation.build(checkpoint["arguments"], data.CLASSES, torch.device("cpu"))
+    qam.load_state_dict(checkpoint["qam"])
+    images, masks = (torch.from_numpy(array) for array in data.phantoms(5, size=64))
+    together, alone = (evaluation.score_labels(unet, qam, images[:n], masks[:n])[0] for n in (5, 1))
+    assert together[0] == pytest.approx(alone[0], abs=1e-6)
+    assert np.ptp(together) > 1e-6
+
+
+def test_table_of_runs(finished, tmp_path):
+    out, _ = finished
+    for seed, dice in ((0, 0.5), (1, 0.7)):
+        run_folder = tmp_path / f"seed{seed}"
+        run_folder.mkdir()
+        config, metrics = (json.loads((out / name).read_text()) for name in ("config.json", "metrics.json"))
+        config["arguments"]["seed"], metrics["dice"]["average"] = seed, dice
+        (run_folder / "config.json").write_text(json.dumps(config))
+        (run_folder / "metrics.json").write_text(json.dumps(metrics))
+    done = run("eval.py", "--table", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 3 and "0.600 ± 0.100 (0.912)" in lines[2] and lines[2].endswith("| 0 1 |")
+
+
+# ------------------------------------------------------------------------------------------- interruptions and damage
+
+def test_killed_run_resumes_to_the_same_weights(tmp_path):
+    """kill -9 in the middle, --resume, and the end is bit for bit that of the run that was never disturbed."""
+    arguments = [*TINY, "--epochs", "5", "--noise", "0.5"]
+    whole = run("train.py", *arguments, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "epoch   2/5" in line:
+            process.kill()
+            break
+    process.wait()
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    resumed = run("train.py", *arguments, "--out", tmp_path / "killed", "--resume")
+    assert resumed.returncode == 0 and "epoch   1/5" not in resumed.stdout, resumed.stderr
+    one, other = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "killed"))
+    for network in ("unet", "qam"):
+        assert all(torch.equal(one[network][key], other[network][key]) for key in one[network])
+    assert (tmp_path / "whole" / "labels.csv").read_text() == (tmp_path / "killed" / "labels.csv").read_text()
+
+
+def test_resume_refuses_other_settings(finished):
+    out, _ = finished
+    done = run("train.py", *TINY, "--noise", "0.25", "--out", out, "--resume")
+    assert done.returncode == 2 and "noise was 0.5, is 0.25" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path):
+    done = run("train.py", *TINY, "--epochs", "4", "--lr", "1e30", "--schedule", "constant", "--out", tmp_path / "run")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "not finite" in done.stderr and "epoch" in done.stderr
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+def test_full_disk_gets_one_line(tmp_path):
+    import resource
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--out", str(tmp_path / "run")]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "cannot be written" in done.stderr, done.stderr
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not ours", "text", "missing"])
+def test_damaged_checkpoints_get_one_line(damage, finished, tmp_path):
+    good = (finished[0] / "checkpoint.pt").read_bytes()
+    path = tmp_path / "checkpoint.pt"
+    if damage == "not ours":
+        torch.save({"weights": torch.zeros(3)}, path)
+    elif damage != "missing":
+        path.write_bytes(good[:len(good) // 2] if damage == "truncated" else b"hello")
+    done = run("eval.py", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "checkpoint" in done.stderr, done.stderr
+
+
+def test_eval_refuses_data_of_other_classes(finished, tmp_path):
+    images, masks = data.phantoms(4, size=64)
+    for folder, arrays in (("images", images), ("spleen", masks[:, 1].astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        for i, array in enumerate(arrays):
+            iio.imwrite(tmp_path / folder / f"{i}.png", array)
+    done = run("eval.py", finished[0], "--data", tmp_path)
+    assert done.returncode == 2 and "spleen" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_asked_for_and_absent(tmp_path):
+    done = run("train.py", *TINY, "--device", "cuda", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--device cuda" in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count, batch", [(3, 32), (4, 2), (12, 7)])
+def test_few_images_and_odd_batches(count, batch, tmp_path):
+    done = run("train.py", "--data", f"phantoms:{count}", "--size", "32", "--epochs", "1", "--batch", batch,
+               "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr

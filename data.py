@@ -383,7 +383,7 @@ def _chest_wall(x, y, vary):
 
 def _heart(x, y, dome, vary):
     """A rounded triangle that rests on the diaphragm and points down to the patient's left."""
-    half_width, half_height, sunk = vary(0.42, 0.035), vary(0.22, 0.018), vary(0.45, 0.08)
+    half_width, half_height, sunk = vary(0.42, 0.035), vary(0.22, 0.018), vary(0.45, 0.13)
     u, v = (x - vary(0.17, 0.04)) / half_width, (y - dome) / half_height + 1 - sunk
     angle, apex = np.arctan2(v, u), vary(0.65, 0.12)
     radius = 1 + vary(0.09, 0.03) * np.cos(2 * (angle - apex)) + vary(0.08, 0.025) * np.cos(3 * (angle - apex))
@@ -409,7 +409,7 @@ def _clavicles(x, y, vary):
     t = (np.abs(x) - start) / length                     # 0 at the sternum, 1 near the chest wall
     height, rise = _sides(x, vary, 0.145, 0.006) + vary(0, 0.02), _sides(x, vary, 0.08, 0.012) + vary(0, 0.02)
     middle = height - rise * t * (1.3 - 0.3 * t) + vary(0.007, 0.006) * np.sin(5 * t)
-    half = vary(0.033, 0.004) * (1.1 - 0.4 * np.clip(t, 0, 2) + 0.2 * np.clip(0.3 - t, 0, 1))
+    half = vary(0.031, 0.005) * (1.1 - 0.4 * np.clip(t, 0, 2) + 0.2 * np.clip(0.3 - t, 0, 1))
     bone = np.minimum(2 * (half - np.abs(y - middle)), length * np.minimum(t, 1.9 - t))
     return bone, np.minimum(bone, length * (1 - t))
 
@@ -421,12 +421,12 @@ def _soft_tissue(x, y, lungs, heart, vary):
     shoulder_line = 0.25 * np.clip(s - 0.3, 0, None) - vary(0.18, 0.02)
     body = vary(1.8, 0.1) * np.clip(1 - (s / trunk) ** 2, 0, 1) ** 0.35 * _soft(y - shoulder_line, 0.12)
     shoulders = vary(0.4, 0.1) * _blob((s - 1.2) / 0.25, (y - 0.17) / 0.15)
-    middle = vary(0.25, 0.06) * _blob(x / 0.35) + vary(0.15, 0.05) * _soft(heart, 0.15)
+    middle = vary(0.25, 0.06) * _blob(x / 0.35) + vary(0.12, 0.04) * _soft(heart, 0.2)
     belly = vary(0.2, 0.1) * _soft(y - 0.8, 0.5)
     breast = _soft(_blob((s - 0.6) / 0.4, (y - vary(0.67, 0.04)) / 0.2) - 0.37, 0.15) * _soft(y - 0.65, 0.5)
     windpipe = vary(0.3, 0.06) * _soft(0.07 - np.abs(x + 0.02), 0.05) * _soft(0.42 - y, 0.1)
     stomach = max(0, vary(0.2, 0.2)) * _blob((x - vary(0.45, 0.08)) / 0.16, (y - vary(0.98, 0.02)) / 0.05)
-    air = vary(0.55, 0.06) * _soft(lungs, 0.06) + vary(0.45, 0.08) * _soft(lungs - 0.15, 0.5)
+    air = vary(0.35, 0.08) * _soft(lungs, 0.1) + vary(0.55, 0.1) * _soft(lungs - 0.15, 0.6)
     return body + shoulders + middle + belly + max(0, vary(0.08, 0.12)) * breast - windpipe - stomach - air
 
 
@@ -447,7 +447,7 @@ def _skeleton(x, y, wall, lungs, clavicles, vary):
     front = _soft(np.cos(per_rib * (0.87 * level + vary(0.4, 0.06) * s * s)), 1) * _soft(s - 0.55, 0.5)
     ribs = _soft(wall + 0.05, 0.06) * (vary(0.14, 0.03) * behind + vary(0.07, 0.02) * front)
     spine = vary(0.25, 0.06) * _soft(0.13 - s, 0.1) * (1 + 0.15 * np.cos(2 * np.pi / 0.09 * y))
-    return ribs * (0.3 + 0.7 * _soft(lungs, 0.1)) + spine + vary(0.17, 0.04) * _soft(clavicles, 0.03)
+    return ribs * (0.3 + 0.7 * _soft(lungs, 0.1)) + spine + vary(0.12, 0.04) * _soft(clavicles, 0.04)
 
 
 def _film(attenuation, t, rng, vary):

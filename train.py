@@ -178,8 +178,10 @@ def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
 
 def show(row, epochs, seconds_left):
     """The live line of an epoch; in a terminal it overwrites the one before."""
-    print(f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N: clean {row['weight_clean_mean']:.2f} "
-          f"noisy {row['weight_noisy_mean']:.2f}  test Dice {row['dice_average']:.3f}  {seconds_left:4.0f} s left ",
+    weights = [f"{kind} {row[f'weight_{kind}_mean']:.2f}" for kind in ("clean", "noisy")
+               if math.isfinite(row[f"weight_{kind}_mean"])]
+    print(f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N: {' '.join(weights)}  "
+          f"test Dice {row['dice_average']:.3f}  {seconds_left:4.0f} s left ",
           end="\r" if sys.stdout.isatty() and row["epoch"] < epochs else "\n", flush=True)
 
 

@@ -5,6 +5,7 @@ Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs 
 import math
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,8 @@ def run(main):
     """Runs a script's main(); bad input and failing files end it with one line on stderr and exit code 2."""
     try:
         main()
-    except (BadInput, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (BadInput, OSError, MemoryError) as error:
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on after the last finished epoch", file=sys.stderr)
@@ -141,7 +142,7 @@ def grey_values(text):
     """An argparse type: "lungs=255,heart=85" -> {"lungs": 255, "heart": 85}."""
     if not re.fullmatch(r"[^=,]+=\d+(,[^=,]+=\d+)*", text):
         raise BadInput(f"--values: {text} is not like lungs=255,heart=85")
-    return {name: int(value) for name, value in (pair.split("=") for pair in text.split(","))}
+    return {name.strip(): int(value) for name, value in (pair.split("=") for pair in text.split(","))}
 
 
 def load_all(source, size, masks_root=None, values=None):
@@ -188,28 +189,29 @@ def read_folder(root, masks_root=None, values=None):
     Returns the class names, the stems, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
     """
     images, masks = find_pictures(Path(root), Path(masks_root) if masks_root else None)
-    if values:
-        if len(masks) != 1:
-            raise BadInput(f"{root}: --values is for one folder of label pictures; found {', '.join(masks) or 'none'}")
-        masks = {name: next(iter(masks.values())) for name in values}
     check_pairs(root, images, masks)
-    classes = sorted(masks, key=lambda name: (CLASSES.index(name) if name in CLASSES else len(CLASSES), name))
-    stems = sorted(images)
+    if values and len(masks) > 1:
+        raise BadInput(f"{root}: --values is for one folder of label pictures; found {', '.join(masks)}")
+    groups = group_classes(root, {name: masks for name in values} if values else masks)
+    classes, stems = list(groups), sorted(images)
     pictures = np.empty((len(stems), GRID, GRID), dtype=np.uint8)
     labels = np.zeros((len(stems), len(classes), GRID, GRID), dtype=bool)
-    sizes, greys, problems = set(), {name: set() for name in classes}, []
+    sizes, greys, problems = set(), {folder: set() for folder in masks}, []
     for i, stem in enumerate(stems):
         try:
             picture = read_image(images[stem][0])
             sizes.add(picture.shape)
             pictures[i] = resize(picture, GRID)
             for c, name in enumerate(classes):
-                for path in masks[name][stem]:
-                    mask, found = read_mask(path, picture.shape, values and values[name])
-                    greys[name].update(found)
+                for folder in masks if values else groups[name]:
+                    mask, found = read_mask(masks[folder][stem][0], picture.shape, values and values[name])
+                    greys[folder].update(found)
                     labels[i, c] |= resize(mask, GRID)
         except BadInput as problem:
             problems.append(problem)
+    problems += [f"{root}: the masks in {folder} have the grey values {sorted(found)[:5]}; a folder has two, 0 and one "
+                 "other; --values takes label pictures of several classes" for folder, found in greys.items()
+                 if len(found - {0}) > 1 and found - {0} != {1, 255} and not values]
     if problems:
         raise BadInput(f"{problems[0]}{f' ({len(problems) - 1} more files have problems)' * (len(problems) > 1)}")
     low, high = min(sizes), max(sizes)
@@ -217,7 +219,8 @@ def read_folder(root, masks_root=None, values=None):
     shares = labels.mean(axis=(2, 3))
     for c, name in enumerate(classes):
         empty, full = (shares[:, c] == 0).sum(), (shares[:, c] == 1).sum()
-        print(f"  {name}: grey values {' '.join(map(str, sorted(greys[name])))}; {shares[:, c].mean():.1%} of the "
+        values_found = sorted(set().union(*(greys[folder] for folder in (masks if values else groups[name]))))
+        print(f"  {name}: grey values {' '.join(map(str, values_found[:8]))}; {shares[:, c].mean():.1%} of the "
               f"picture; {empty} empty and {full} full masks")
         if empty + full == len(stems):
             raise BadInput(f"{root}: every mask of {name} is empty or full; leave that folder out or correct it")
@@ -229,43 +232,65 @@ def read_folder(root, masks_root=None, values=None):
 
 
 def find_pictures(root, masks_root):
-    """The picture files: images {stem: [paths]}, masks {class: {stem: [paths]}}, stems in lower case."""
-    for folder in filter(None, (root, masks_root)):
+    """The picture files: images {stem: [paths]}, masks {folder name: {stem: [paths]}}, all names in lower case.
+
+    Run folders of train.py and hidden files are passed over.
+    """
+    roots = [folder.resolve() for folder in (root, masks_root) if folder]
+    for folder in roots:
         if not folder.is_dir():
             raise BadInput(f"{folder}: no such folder; give one with images/ and a folder of masks per class")
     images, masks = {}, {}
-    files = {path for folder in filter(None, (root, masks_root)) for path in folder.rglob("*")}
-    for path in sorted(path for path in files if path.suffix.lower() in PICTURES and not path.name.startswith(".")):
-        in_masks = masks_root and path.is_relative_to(masks_root)
-        folders = [folder.lower() for folder in path.relative_to(masks_root if in_masks else root).parts[:-1]]
-        is_image = not in_masks if masks_root else (path.suffix.lower() == ".img" or not folders
-                                                    or any("image" in folder for folder in folders))
-        home = images if is_image else masks.setdefault(class_of(folders[-1] if folders else "masks"), {})
-        home.setdefault(path.stem.lower(), []).append(path)
+    for path in sorted({path for folder in roots for path in folder.rglob("*") if path.suffix.lower() in PICTURES}):
+        in_masks = masks_root and path.is_relative_to(roots[1])
+        below = path.relative_to(roots[1] if in_masks else roots[0])
+        folders = [unicodedata.normalize("NFC", folder.lower()) for folder in below.parts[:-1]]
+        if not path.is_file() or any(part.startswith(".") for part in below.parts) or any(
+                (parent / "config.json").is_file() for parent in path.parents[:len(folders)]):
+            continue
+        named_image = any("image" in folder for folder in folders) and not any("mask" in folder for folder in folders)
+        is_image = not in_masks if masks_root else path.suffix.lower() == ".img" or not folders or named_image
+        home = images if is_image else masks.setdefault(folders[-1] if folders else "masks", {})
+        home.setdefault(unicodedata.normalize("NFC", path.stem.lower()), []).append(path)
     return images, masks
 
 
 def class_of(folder):
     """The class that a folder of masks holds: "left lung" and "right_lung" are both "lungs"; "masks": "foreground"."""
     name = re.sub(r"^(left|right)[ _-]+|[ _-]+(left|right)$", "", folder)
-    return "foreground" if name in ("mask", "masks", "label", "labels") else name + "s" * (name + "s" in CLASSES)
+    if name + "s" in CLASSES or name in CLASSES:
+        return name if name in CLASSES else name + "s"
+    return "foreground" if folder in ("mask", "masks", "label", "labels") else folder
 
 
 def check_pairs(root, images, masks):
-    """BadInput unless every image has one mask per class (left and right count as one) and every mask an image."""
+    """BadInput unless every image has one mask in every folder of masks, and every mask an image."""
     if not images or not masks:
         raise BadInput(f"{root}: found {len(images)} images and {len(masks)} folders of masks; expected PNG, GIF, BMP, "
                        "TIF, JPG or IMG files in images/ and in one folder of masks per class, such as lungs/")
-    if len(masks) > 20:
-        raise BadInput(f"{root}: {len(masks)} folders of masks, {', '.join(sorted(masks)[:5])} ...; at most 20 classes")
     if len(images) < 3:
         raise BadInput(f"{root}: {len(images)} images; three at least are needed, two to train and one to test")
     complain([paths[1] for paths in images.values() if len(paths) > 1], f"{root}: another image has the same name as")
     for name, files in masks.items():
-        twins = [paths for paths in files.values() if len({path.parent.name.lower() for path in paths}) < len(paths)]
-        complain([paths[-1] for paths in twins], f"{root}: another mask of {name} has the same name as")
+        complain([paths[1] for paths in files.values() if len(paths) > 1],
+                 f"{root}: another mask in {name} has the same name as")
         complain(sorted(set(images) - set(files)), f"{root}: no mask in {name} for the image(s)")
         complain(sorted(set(files) - set(images)), f"{root}: no image for the mask(s) in {name} called")
+
+
+def group_classes(root, masks):
+    """{class: folders of masks}, the paper's classes first; only the left and the right of a class have two folders."""
+    groups = {}
+    for folder in masks:
+        groups.setdefault(class_of(folder), []).append(folder)
+    for name, folders in groups.items():
+        if len(folders) > 1 and sorted(re.findall("left|right", " ".join(folders))) != ["left", "right"]:
+            raise BadInput(f"{root}: the folders {', '.join(folders)} all seem to hold {name}; keep or rename one")
+    if len(groups) > 20 or "average" in groups:
+        raise BadInput(f"{root}: {len(groups)} folders of masks, {', '.join(sorted(groups)[:5])} ...; at most 20 "
+                       "classes, and none called average")
+    known = [name for name in CLASSES if name in groups]
+    return {name: groups[name] for name in [*known, *sorted(set(groups) - set(known))]}
 
 
 def complain(offenders, what):
@@ -291,7 +316,7 @@ def read_image(path):
 
 def read_mask(path, image_shape, value):
     """A mask file as bool (H, W), and its grey values: two, 0 and one for the class; or the pixels of grey `value`."""
-    grey = read_grey(path)
+    grey = read_grey(path, is_mask=True)
     found = np.flatnonzero(np.bincount(grey.ravel())).tolist() if grey.dtype == np.uint8 else np.unique(grey).tolist()
     if value is None and (len(found) > 2 or len(found) == 2 and found[0] != 0):
         raise BadInput(f"{path}: {len(found)} grey values, {found[:4]}{' ...' * (len(found) > 4)}; a mask has two, 0 "
@@ -302,8 +327,8 @@ def read_mask(path, image_shape, value):
     return (grey > 0) if value is None else (grey == value), found
 
 
-def read_grey(path):
-    """The first frame of a picture file, without alpha, colours averaged: (H, W)."""
+def read_grey(path, is_mask=False):
+    """The first frame of a picture file, without alpha: (H, W). Colours are averaged; in a mask each has a number."""
     try:
         picture = iio.imread(path, plugin="pillow", index=0)
     except Exception as error:  # the readers raise whatever they like
@@ -312,7 +337,11 @@ def read_grey(path):
     if picture.dtype == bool:
         picture = picture.astype(np.uint8)
     if picture.ndim == 3:
-        picture = picture[..., :3 if picture.shape[-1] > 2 else 1].mean(axis=-1).round().astype(picture.dtype)
+        colours = picture[..., :3 if picture.shape[-1] > 2 else 1]
+        grey = (colours == colours[..., :1]).all()
+        if is_mask and not grey:
+            return colours.astype(np.int64) @ (65536, 256, 1)
+        picture = colours[..., 0] if grey else colours.mean(axis=-1).round().astype(picture.dtype)
     return picture
 
 

@@ -175,7 +175,7 @@ def write_report(out, unet, classes, training, rows, log, device):
 
 def write_csv(path, rows):
     """Writes dicts of the same keys as a CSV file with a header."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
@@ -192,8 +192,8 @@ def print_results(arguments, metrics):
     """The small table at the end of a run: Dice here, in the paper where it has this row, and the picks."""
     dice, pick = metrics["dice"], metrics["pick"]
     paper = paper_row(arguments, dice)
-    print(f"\n{'Dice, clean test labels':26s}" + "".join(f"{name:>11s}" for name in dice))
-    print(f"{'this run':26s}" + "".join(f"{value:11.3f}" for value in dice.values()))
+    print(f"\n{'Dice, test labels':26s}" + "".join(f" {name:>10s}" for name in dice))
+    print(f"{'this run':26s}" + "".join(f" {dice[name]:{max(10, len(name))}.3f}" for name in dice))
     if paper:
         print(f"{'the paper (JSRT)':26s}" + "".join(f"{value:11.3f}" for value in paper))
     if pick["auroc"] is not None:
@@ -238,25 +238,27 @@ def print_table(folder):
     runs = [read_run(path.parent) for path in sorted(Path(folder).rglob("metrics.json"))]
     varied = sorted({name for arguments, _ in runs for name in arguments if name not in (*keys, "seed")
                      and arguments[name] != runs[0][0].get(name)})
+    if len({tuple(metrics["dice"]) for _, metrics in runs}) > 1:
+        raise data.BadInput(f"{folder}: runs of different classes; give a folder of runs that can share a table")
     for arguments, metrics in runs:
         if arguments["noise"] == 0:
             arguments["band"] = ""
-        groups.setdefault(tuple(arguments.get(name) for name in (*keys, *varied)), []).append((arguments, metrics))
+        groups.setdefault(tuple(str(arguments.get(name)) for name in (*keys, *varied)), []).append((arguments, metrics))
     if not groups:
         raise data.BadInput(f"{folder}: no finished run in it; give the folder that holds the run folders")
     classes = list(runs[0][1]["dice"])
     rankings = ("score", "loss", "softmin")
     titles = [*keys, *varied, *classes, *(f"AUROC by {name}" for name in rankings), "by score, unseen", "seeds"]
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
-    for key, members in sorted(groups.items(), key=str):
+    for key, members in sorted(groups.items()):
         paper = paper_row(members[0][0], classes) or [None] * len(classes)
-        cells = [mean_and_spread(metrics["dice"].get(name) for _, metrics in members)
+        cells = [mean_and_spread(metrics["dice"][name] for _, metrics in members)
                  + (f" ({reference:.3f})" if reference else "") for name, reference in zip(classes, paper)]
         for part, name in [*(("training", name) for name in rankings), ("unseen", "score")]:
-            audits = [(metrics.get("audit") or {}).get(part) for _, metrics in members]
+            audits = [metrics["audit"][part] for _, metrics in members]
             cells.append(mean_and_spread(audit and audit[name]["auroc"] for audit in audits))
-        cells.append(" ".join(sorted(str(arguments["seed"]) for arguments, _ in members)))
-        print("| " + " | ".join([*map(str, key), *cells]) + " |")
+        cells.append(" ".join(map(str, sorted(arguments["seed"] for arguments, _ in members))))
+        print("| " + " | ".join([*key, *cells]) + " |")
 
 
 def mean_and_spread(values):
@@ -291,7 +293,7 @@ def sample_sheet(unet, training, device):
     Shows two eroded and two dilated labels, or the first four where none is known to be noisy.
     """
     operation = np.array(training.operation)
-    chosen = [*np.flatnonzero(operation == "erode")[:2], *np.flatnonzero(operation == "dilate")[:2]] or [*range(4)]
+    chosen = [i for kind in ("erode", "dilate", "given") for i in np.flatnonzero(operation == kind)[:2]] or [*range(4)]
     chosen = chosen[:len(training.names)]
     found = predict(unet, torch.from_numpy(training.images[chosen]).to(device)).cpu().numpy()
     rows, captions = [], []
@@ -299,8 +301,9 @@ def sample_sheet(unet, training, device):
         clean = (training.clean[i], RED)
         rows.append([overlay(training.images[i], outlines) for outlines in
                      ([], [clean], [(training.labels[i], YELLOW), clean], [(prediction, YELLOW), clean])])
-        captions.append(f"{training.names[i]}: " + (f"{operation[i]}d by {training.pixels[i]} pixels" if operation[i]
-                                                    else "label as it is"))
+        known = {"": "label as it is", "given": "differs from the clean label"}
+        done = known.get(operation[i], f"{operation[i]}d by {training.pixels[i]} pixels")
+        captions.append(f"{training.names[i]}: {done}")
     return sheet(rows, ["image", "clean label", "label trained on (yellow)", "prediction (yellow)"], captions)
 
 
@@ -355,7 +358,7 @@ def draw_curves(canvas, curves, place, box):
                 if part == "band":
                     pen.polygon([*map(tuple, under), *map(tuple, over[::-1])], fill=48 if spread.any() else 0)
                 elif len(middle) == 1:  # a value between two gaps: a dot
-                    pen.circle(tuple(middle[0]), 6, fill=255)
+                    pen.ellipse([*(middle[0] - 6), *(middle[0] + 6)], fill=255)
                 else:
                     pen.line([*map(tuple, middle)], fill=255, width=4, joint="curve")
             canvas.paste(colour, box, ink.resize(canvas.size, Image.LANCZOS).crop(box))
@@ -475,6 +478,8 @@ def main(argv=None):
     parser.add_argument("--values", type=data.grey_values, help="with --data: class=grey,... for label pictures")
     parser.add_argument("--table", metavar="RUNS", help="print one table of all finished runs below this folder")
     options = parser.parse_args(argv)
+    if (options.masks or options.values) and not options.data:
+        raise data.BadInput("--masks and --values go with --data; a run keeps its own")
     if options.table:
         return print_table(options.table)
     if not options.run or not (options.run / "checkpoint.pt").is_file():
@@ -488,13 +493,13 @@ def main(argv=None):
     out = options.run
     if options.data:
         found, training = data.load_all(options.data, arguments["size"], options.masks, options.values)
-        if found != classes:
-            raise data.BadInput(f"{options.data} has {', '.join(found)}; the network knows {', '.join(classes)}")
-        test, log, out = training, [], options.run / f"on-{Path(options.data).absolute().name}"
+        test, log, out = training, [], options.run / f"on-{Path(options.data).absolute().name.replace(':', '')}"
         arguments = {**arguments, "noise": None}  # no row of the paper
-        out.mkdir(exist_ok=True)
     else:
-        _, training, test = data.load(**{name: arguments[name] for name in data.LOAD})
+        found, training, test = data.load(**{name: arguments[name] for name in data.LOAD})
+    if found != classes:
+        raise data.BadInput(f"the data have {', '.join(found)}; {options.run} was trained on {', '.join(classes)}")
+    out.mkdir(exist_ok=True)
     lam = arguments["lam"] if arguments["strategy"] == "qam+ocm" else None
     metrics, rows = evaluate(unet, qam, classes, training, test, device, lam)
     write_report(out, unet, classes, training, rows, log, device)

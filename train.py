@@ -5,7 +5,7 @@
     python train.py --data FOLDER --noise 0                        # your images and labels as they are
     python train.py --data FOLDER --noise 0.75 --paper             # every setting of section 3.2
 
-A run folder (--out) receives config.json, log.csv, labels.csv, metrics.json, checkpoint.pt, curves.png, samples.png.
+A run folder (--out) receives config.json, log.csv, labels.csv, suspects.csv, metrics.json, checkpoint.pt, pictures.
 """
 import argparse
 import json
@@ -33,7 +33,7 @@ def number(kind, low, high=math.inf):
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= high:
+        if not low <= value <= high or math.isinf(value):
             raise argparse.ArgumentTypeError(f"{text} is not a {'whole ' * (kind is int)}number from {low} to {high}")
         return value
     return convert
@@ -57,7 +57,8 @@ def parse_arguments(argv=None):
     add("--values", type=data.grey_values, help="class=grey,... for label pictures, e.g. lungs=255,heart=85")
     add("--clean", help="a folder like --data with clean labels of the same images, to measure with")
     add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm"), help="baseline: uniform weights")
-    add("--noise", type=number(float, 0, 1), default=0.5, help="share of the training labels that is eroded or dilated")
+    add("--noise", type=number(float, 0, 1), default=None, help="share of training labels that is eroded or dilated; "
+        "without it 0.5 of phantoms, 0 of a folder")
     add("--band", type=pixel_band, default="5-13", help="by how many pixels, on a grid of 256 x 256")
     add("--lam", type=number(float, 0), default=2.0, help="lambda of eq. (2), the bound on a score")
     add("--size", type=number(int, 1), default=128, help="height and width of the pictures the networks see, in pixels")
@@ -65,7 +66,7 @@ def parse_arguments(argv=None):
     add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, whose weights sum to 1; 8 or more")
     add("--lr", type=number(float, 0), default=1e-2, help="the U-Net's learning rate, at its highest")
     add("--qam-lr", type=number(float, 0), default=2e-4, help="the QAM's learning rate, at its highest")
-    add("--beta2", type=number(float, 0, 1), default=0.99, help="Adam's decay of squared gradients, for both networks")
+    add("--beta2", type=number(float, 0, 0.99999), default=0.99, help="Adam's decay of squared gradients")
     add("--schedule", default="one-cycle", choices=("one-cycle", "constant"), help="of both learning rates")
     add("--warm-up", type=number(int, 0), default=0, help="epochs with uniform weights before the QAM joins")
     add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
@@ -82,7 +83,10 @@ def parse_arguments(argv=None):
         + ", ".join(f"{name} {value}" for name, value in PAPER.items()).replace("_", "-"))
     if parser.parse_args(argv).paper:
         parser.set_defaults(**PAPER)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.noise is None:
+        arguments.noise = 0.5 if arguments.data.startswith("phantoms") else 0.0
+    return arguments
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -97,15 +101,20 @@ def choose_device(name, precision):
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"--device {name}: {str(error).splitlines()[0]}; leave --device out") from None
+    units = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     has_bf16 = (torch.cuda.is_bf16_supported() if device.type == "cuda"
-                else any(torch.cpu.get_capabilities().get(unit) for unit in ("amx_bf16", "avx512_bf16")))
-    return device, precision == "bf16" or precision == "auto" and has_bf16
+                else units.get("amx_bf16") or units.get("avx512_bf16"))
+    return device, precision == "bf16" or precision == "auto" and bool(has_bf16)
 
 
 def run_folder(arguments, settings):
     """The run folder's path; BadInput where it exists and --resume is not given, or was begun with other settings."""
+    named = ("data", "strategy", "noise", "band", "seed")  # and whatever is not as usual
+    usual = vars(parse_arguments(["--paper"] * arguments.paper))
+    others = [f"-{name}{value}" for name, value in settings.items() if name not in named and value != usual[name]]
     out = Path(arguments.out or "runs/{data}-{strategy}-{noise:g}-{band}-seed{seed}".format(
-        **{**settings, "data": Path(arguments.data).absolute().name.replace(":", "")}))
+        **{**settings, "data": Path(arguments.data).absolute().name.replace(":", "")})
+        + "-paper" * arguments.paper + re.sub("[^-.\\w]", "", "".join(others)))
     if out.exists() and not arguments.resume:
         raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another --out")
     if (out / "config.json").exists():
@@ -171,7 +180,7 @@ def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
     for kind, chosen in (("clean", ~noisy), ("noisy", noisy)):
         row[f"loss_{kind}"] = losses[chosen].mean().item()
         row[f"weight_{kind}_mean"] = weights[chosen].mean().item()
-        row[f"weight_{kind}_variance"] = weights[chosen].var(unbiased=False).item()
+        row[f"weight_{kind}_variance"] = (weights[chosen] - weights[chosen].mean()).square().mean().item()
     row |= {"auroc": auroc(scores, ~noisy), "loss_auroc": auroc(-losses, ~noisy)}
     return row | {f"dice_{name}": value for name, value in dice.items()}
 
@@ -234,6 +243,8 @@ def train(arguments):
     log, parts = [], {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
     if (out / "checkpoint.pt").exists():
         checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt", device)
+        if (checkpoint["classes"], checkpoint["names"]) != (list(classes), training.names):
+            raise BadInput(f"{arguments.data} is no longer what {out} was begun with; choose another --out")
         log = checkpoint["log"]
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
@@ -269,7 +280,7 @@ def train(arguments):
         dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
         log.append(epoch_row(epoch, weights, losses, scores, noisy[indices], dice, evaluation.auroc))
         log[-1]["seconds"] = time.perf_counter() - begun
-        state = {"arguments": settings, "classes": list(classes), "log": log,
+        state = {"arguments": settings, "classes": list(classes), "names": training.names, "log": log,
                  **{name: part.state_dict() for name, part in parts.items()}}
         replace(out / "checkpoint.pt", lambda path: torch.save(state, path))
         evaluation.write_csv(out / "log.csv", log)

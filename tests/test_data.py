@@ -144,12 +144,12 @@ def write_cases(root, size=64, count=4, classes=("heart",)):
 
 def test_left_and_right_are_merged_and_other_classes_keep_their_names(tmp_path):
     images, masks = write_cases(tmp_path, 256, 3, ("heart", "lungs"))
-    (tmp_path / "heart").rename(tmp_path / "spleen")
+    (tmp_path / "heart").rename(tmp_path / "left ventricle")
     (tmp_path / "lungs").rename(tmp_path / "Left Lung")
     right = {f"case{i}.png": masks[i, 2].astype(np.uint8) for i in range(3)}  # 0 and 1
     write_folder(tmp_path, {}, {"masks/right_lung": right})
     classes, _, _, got = data.read_folder(tmp_path)
-    assert classes == ("lungs", "spleen")
+    assert classes == ("lungs", "left ventricle")  # only the paper's classes are merged
     assert np.array_equal(got[:, 0], masks[:, 0] | masks[:, 2]) and np.array_equal(got[:, 1], masks[:, 1])
 
 
@@ -187,7 +187,7 @@ def test_pictures_of_every_kind_are_read_as_grey(kind, tmp_path):
     path = tmp_path / ("x." + (kind if kind in ("bmp", "tif") else "gif" if kind == "palette" else "png"))
     array = {"16 bit": grey.astype(np.uint16) * 200, "rgb": np.stack([grey] * 3, axis=-1),
              "rgba": np.stack([grey] * 3 + [np.full_like(grey, 9)], axis=-1)}.get(kind, grey)
-    iio.imwrite(path, array)
+    iio.imwrite(path, array, plugin="pillow")
     spread = 255 / (int(grey.max()) - int(grey.min()))  # 16-bit pictures are stretched to their own range
     expected = (grey - float(grey.min())) * spread if kind == "16 bit" else grey
     assert np.abs(data.read_image(path).astype(float) - expected).max() <= 1
@@ -230,10 +230,17 @@ DAMAGE = {  # what is done to a good folder: what the one line must say
     "IMG of the wrong size": (lambda r: (r / "images/case1.png").rename(r / "images/case1.img"), "8388608"),
     "same name twice": (lambda r: shutil.copy(r / "images/case1.png", r / "images/CASE1.tif"),
                         "another image has the same name"),
-    "same mask twice": (lambda r: shutil.copy(r / "heart/case1.png", r / "heart/case1.bmp"), "another mask of heart"),
+    "same mask twice": (lambda r: shutil.copy(r / "heart/case1.png", r / "heart/case1.bmp"), "another mask in heart"),
     "other shape": (lambda r: iio.imwrite(r / "heart/case1.png", np.eye(40, 80, dtype=np.uint8)), "must be alike"),
     "grey mask": (lambda r: iio.imwrite(r / "heart/case1.png", np.arange(4096).reshape(64, 64).astype(np.uint8)),
                   "256 grey values"),
+    "colour mask": (lambda r: iio.imwrite(r / "heart/case1.png", np.random.default_rng(0).integers(
+        0, 2, (64, 64, 3)).astype(np.uint8) * 255), "8 grey values"),
+    "other grey": (lambda r: iio.imwrite(r / "heart/case1.png", np.eye(64, dtype=np.uint8) * 7), "values .0, 7, 255."),
+    "one side": (lambda r: (shutil.copytree(r / "heart", r / "left lung"), shutil.copytree(
+        r / "heart", r / "right_lung"), (r / "right_lung/case1.png").unlink()), "no mask in right_lung for .* case1;"),
+    "two folders of a class": (lambda r: (shutil.copytree(r / "heart", r / "lung"), shutil.copytree(
+        r / "heart", r / "lungs")), "lung, lungs all seem to hold lungs"),
     "two classes in a mask": (lambda r: iio.imwrite(r / "heart/case1.png", np.eye(64, dtype=np.uint8) * 2 + 1),
                               "2 grey values"),
     "inverted": (lambda r: all_masks(r, lambda m: 255 - m), "seem inverted"),

@@ -37,7 +37,7 @@ CHUNK = 32  # pictures evaluated at once
 # Okabe and Ito's palette: its colours stay distinct under the common kinds of colour blindness.
 CLEAN, NOISY, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
 ORANGE, SKY, RED, YELLOW = (230, 159, 0), (86, 180, 233), (255, 48, 48), (255, 215, 0)  # last two: for outlines
-TEXT, AXIS, GRID, WHITE = (40, 40, 40), (120, 120, 120), (228, 228, 228), (255, 255, 255)
+TEXT, AXIS, LINE, WHITE = (40, 40, 40), (120, 120, 120), (228, 228, 228), (255, 255, 255)
 
 
 # ------------------------------------------------------------------------------------------------ networks on pictures
@@ -233,7 +233,7 @@ def read_checkpoint(path, device):
 
 
 def print_table(folder):
-    """Markdown: a row per setting found below `folder`, mean ± standard deviation over seeds (in the paper)."""
+    """Markdown: a row per setting found below `folder`, mean ± standard deviation over seeds (the paper's Dice)."""
     groups, keys = {}, ("data", "noise", "band", "strategy")
     runs = [read_run(path.parent) for path in sorted(Path(folder).rglob("metrics.json"))]
     varied = sorted({name for arguments, _ in runs for name in arguments if name not in (*keys, "seed")
@@ -251,7 +251,7 @@ def print_table(folder):
     titles = [*keys, *varied, *classes, *(f"AUROC by {name}" for name in rankings), "by score, unseen", "seeds"]
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     for key, members in sorted(groups.items()):
-        paper = paper_row(members[0][0], classes) or [None] * len(classes)
+        paper = not key[0].startswith("phantoms") and paper_row(members[0][0], classes) or [None] * len(classes)
         cells = [mean_and_spread(metrics["dice"][name] for _, metrics in members)
                  + (f" ({reference:.3f})" if reference else "") for name, reference in zip(classes, paper)]
         for part, name in [*(("training", name) for name in rankings), ("unseen", "score")]:
@@ -399,7 +399,7 @@ def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
     for value, text in y_ticks:
         if low - 1e-9 <= value <= high + 1e-9:
             y = round(place(1, value)[1])
-            draw.line((left, y, right, y), GRID)
+            draw.line((left, y, right, y), LINE)
             draw.text((left - 8, y), text, TEXT, font, anchor="rm")
     for epoch, text in [(1, "1"), *((e, t) for e, t in ticks(1, last, 6, smallest=1) if 1 < e <= last)]:
         x = round(place(epoch, low)[0])

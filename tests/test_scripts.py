@@ -2,6 +2,7 @@
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -285,3 +286,12 @@ def test_few_images_and_odd_batches(count, batch, tmp_path):
     done = run("train.py", "--data", f"phantoms:{count}", "--size", "32", "--epochs", "1", "--batch", batch,
                "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
+
+
+def test_every_flag_in_the_readme_exists():
+    known = {script: run(script, "--help").stdout for script in ("train.py", "eval.py")}
+    commands = re.findall(r"python (train\.py|eval\.py)([^#`\n]*)", (ROOT / "README.md").read_text())
+    assert len(commands) > 8
+    for script, arguments in commands:
+        for flag in re.findall(r"--[a-z0-9-]+", arguments):
+            assert flag in known[script] or flag == "--help", f"{script} {flag}"

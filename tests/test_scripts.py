@@ -197,7 +197,8 @@ def test_table_of_runs(finished, tmp_path):
         run_folder = tmp_path / f"seed{seed}"
         run_folder.mkdir()
         config, metrics = (json.loads((out / name).read_text()) for name in ("config.json", "metrics.json"))
-        config["arguments"]["seed"], metrics["dice"]["average"] = seed, dice
+        config["arguments"] |= {"seed": seed, "data": "JSRT"}
+        metrics["dice"]["average"] = dice
         (run_folder / "config.json").write_text(json.dumps(config))
         (run_folder / "metrics.json").write_text(json.dumps(metrics))
     done = run("eval.py", "--table", tmp_path)

@@ -74,7 +74,7 @@ def parse_arguments(argv=None):
     add("--shift", type=number(float, 0, 1), default=0.0625,
         help="random circular shift of each mini-batch, up to this share of the size")
     add("--width", type=number(int, 1), default=8, help="channels of the U-Net at full size")
-    add("--seed", type=number(int, 0), default=0, help="of split, noise, networks and order of the data")
+    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="of split, noise, networks and order of the data")
     add("--device", default="auto", help="auto is cuda when available, else cpu")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto is bf16 where the hardware has it")
     add("--out", default=None, help="the run folder; without it, one in runs/ named after the settings")

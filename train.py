@@ -98,7 +98,7 @@ def choose_device(name, precision):
     import torch
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"--device {name}: {str(error).splitlines()[0]}; leave --device out") from None
     units = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell

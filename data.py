@@ -101,12 +101,15 @@ def resize(pictures, size):
     kind, (height, width) = pictures.dtype, pictures.shape[-2:]
     if (height, width) == (size, size):
         return pictures
-    block = min(height, width) // (2 * size)  # far larger pictures: means of whole blocks first, which is faster
-    if block > 1 and height % block == width % block == 0:
+    block = min(height, width) // size  # far larger pictures: means of whole blocks first, which is faster
+    if block > 2 and height % block == width % block == 0:
         height, width = height // block, width // block
-        blocks = pictures.reshape(*pictures.shape[:-2], height, block, width, block)
-        pictures = blocks.mean(axis=(-3, -1), dtype=np.float32)
-    resized = resampling(height, size) @ pictures.astype(np.float32) @ resampling(width, size).T
+        rows = pictures.reshape(*pictures.shape[:-2], height, block, width * block).sum(axis=-2, dtype=np.uint32)
+        pictures = rows.reshape(*rows.shape[:-1], width, block).sum(axis=-1) / np.float32(block * block)
+    if (height, width) == (size, size):
+        resized = pictures
+    else:
+        resized = resampling(height, size) @ pictures.astype(np.float32) @ resampling(width, size).T
     return resized >= 0.5 if kind == bool else np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 

@@ -223,7 +223,7 @@ def read_checkpoint(path, device):
     """The checkpoint of a run; BadInput unless train.py wrote it whole."""
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-        missing = {"arguments", "classes", "log", "unet", "qam", "optimiser", "schedule"} - set(checkpoint)
+        missing = {"arguments", "classes", "names", "log", "unet", "qam", "optimiser", "schedule"} - set(checkpoint)
     except Exception as error:  # torch.load raises whatever its parts raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise data.BadInput(f"{path}: no checkpoint of train.py, or a damaged one ({reason})") from None

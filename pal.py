@@ -149,7 +149,7 @@ def area_trend(losses, labels, weights):
     and the U-Net's gradient stay; the QAM's gradient changes, which is the purpose. Detached because that weighted sum
     is 0 whatever the weights are: as a function of them it would teach nothing. The weights let labels that are trusted
     already set the line. Limits: noise in one direction (all noisy labels too large) looks like an effect of area and
-    is found more slowly, and a mini-batch of two is explained entirely by its line.
+    is found less surely, and a mini-batch of two is explained entirely by its line.
     """
     losses, weights = losses.detach(), weights.detach()[:, None]
     areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes)

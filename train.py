@@ -249,9 +249,9 @@ def train(arguments):
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
 
-    done = len(log)
-    begun = time.perf_counter() - (log[-1]["seconds"] if log else 0)
-    for epoch in range(done + 1, arguments.epochs + 1):
+    earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption
+    begun = time.perf_counter() - earlier
+    for epoch in range(len(log) + 1, arguments.epochs + 1):
         picking = arguments.strategy != "baseline" and epoch > arguments.warm_up
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)  # so a resumed run draws the same numbers
         order = torch.randperm(len(images), generator=rng).to(device)
@@ -288,7 +288,8 @@ def train(arguments):
 
     metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, lam)
     evaluation.write_report(out, unet, classes, training, rows, log, device)
-    metrics["seconds"] = {"data": data_seconds, "train": log[-1]["seconds"], "total": time.perf_counter() - started}
+    metrics["seconds"] = {"data": data_seconds, "train": log[-1]["seconds"],
+                          "total": time.perf_counter() - started + earlier}
     metrics["peak_memory_mb"] = peak_memory_mb(device)
     write_json(out / "metrics.json", metrics)
     evaluation.print_results(settings, metrics)

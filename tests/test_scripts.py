@@ -228,6 +228,8 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path):
     for network in ("unet", "qam"):
         assert all(torch.equal(one[network][key], other[network][key]) for key in one[network])
     assert (tmp_path / "whole" / "labels.csv").read_text() == (tmp_path / "killed" / "labels.csv").read_text()
+    seconds = json.loads((tmp_path / "killed" / "metrics.json").read_text())["seconds"]
+    assert seconds["total"] >= seconds["train"]  # the time before the kill counts in both
 
 
 def test_resume_refuses_other_settings(finished):

@@ -15,7 +15,7 @@ import numpy as np
 CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's picture size: data are brought to this grid, and the noise band counts its pixels
 PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"}  # file name extensions
-LOAD = ("data", "masks", "values", "clean", "size", "noise", "band", "seed")  # the arguments of `load`
+LOAD = ("data", "masks", "values", "clean", "size", "noise", "band", "noise_kind", "seed")  # the arguments of `load`
 
 
 class BadInput(Exception):
@@ -45,7 +45,7 @@ class Cases(NamedTuple):
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
     clean: np.ndarray    # (N, classes, S, S) bool
-    operation: list      # N times "" (clean), "erode", "dilate", or "given": other than the clean label of --clean
+    operation: list      # N times "" (clean), a name in DAMAGE, or "given": other than the clean label of --clean
     pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, 0 without one
 
     @property
@@ -61,16 +61,17 @@ def dilate(mask, n):
 
     Nothing lies outside the picture: the border neither grows nor eats a mask. n = 0 copies.
     """
-    height, width = mask.shape[-2:]
-    column, far = np.arange(width, dtype=np.int32), np.int32(1 << 20)
-    left = np.maximum.accumulate(np.where(mask, column, -far), axis=-1)
-    right = np.minimum.accumulate(np.where(mask, column, far)[..., ::-1], axis=-1)[..., ::-1]
-    gap = np.minimum(column - left, right - column)  # distance to the mask along the row
-    grown = np.zeros_like(mask, dtype=bool)
-    tallest = min(n, height - 1)
-    for dy in range(-tallest, tallest + 1):  # a disc is a stack of rows: the one at dy reaches sqrt(n^2 - dy^2) far
-        source, target = slice(max(0, -dy), height - max(0, dy)), slice(max(0, dy), height + min(0, dy))
-        grown[..., target, :] |= gap[..., source, :] <= math.isqrt(n * n - dy * dy)
+    rows = [np.array(mask, dtype=bool)]  # rows[r]: grown by r pixels along each row
+    for r in range(1, n + 1):
+        grown = rows[-1].copy()
+        grown[..., r:] |= rows[0][..., :-r]
+        grown[..., :-r] |= rows[0][..., r:]
+        rows.append(grown)
+    grown = rows[n].copy()
+    for dy in range(1, n + 1):  # a disc is a stack of rows: the one at dy reaches sqrt(n^2 - dy^2) far
+        row = rows[math.isqrt(n * n - dy * dy)]
+        grown[..., dy:, :] |= row[..., :-dy, :]
+        grown[..., :-dy, :] |= row[..., dy:, :]
     return grown
 
 
@@ -79,18 +80,41 @@ def erode(mask, n):
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
-def corrupt_labels(labels, noise, band, seed):
+def shift(masks, n, rng):
+    """Masks (classes, H, W) moved together by n pixels in a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.roll(masks, (round(n * np.sin(angle)), round(n * np.cos(angle))), axis=(-2, -1))
+
+
+def omit(masks, n, rng):
+    """Masks (classes, H, W), one class of which, at random, is left out; n does not count."""
+    return masks & (np.arange(len(masks)) != rng.integers(len(masks)))[:, None, None]
+
+
+def ragged(masks, n, rng):
+    """Masks (classes, H, W) whose boundary is off by up to n pixels, in or out, in random blocks of 2n x 2n pixels."""
+    outwards = rng.integers(2, size=[-(-length // (2 * n)) for length in masks.shape[-2:]]).astype(bool)
+    outwards = np.kron(outwards, np.ones((2 * n, 2 * n), dtype=bool))[:masks.shape[-2], :masks.shape[-1]]
+    return np.where(outwards, dilate(masks, n), erode(masks, n))
+
+
+DAMAGE = {"erode": lambda masks, n, rng: erode(masks, n), "dilate": lambda masks, n, rng: dilate(masks, n),
+          "shift": shift, "omit": omit, "ragged": ragged}
+
+
+def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     """Section 3.2: erodes or dilates exactly round(noise * N) of N labels (N, classes, GRID, GRID), all classes alike.
 
-    Each chosen label gets one operation and one radius n, band[0] <= n <= band[1], drawn once from `seed`.
+    Each chosen label gets one operation out of `kind` (names in DAMAGE joined by "-"; the paper's two are the default)
+    and one radius n, band[0] <= n <= band[1], drawn once from `seed`.
     Returns the noisy copy, the operation ("" for untouched labels) and the radius of every label.
     """
-    rng = np.random.default_rng(seed)
+    rng, kinds = np.random.default_rng(seed), kind.split("-")
     noisy, operation, pixels = labels.copy(), [""] * len(labels), np.zeros(len(labels), dtype=int)
     for i in rng.permutation(len(labels))[:round(noise * len(labels))]:
-        operation[i] = ("erode", "dilate")[rng.integers(2)]
+        operation[i] = kinds[rng.integers(len(kinds))]
         pixels[i] = rng.integers(band[0], band[1] + 1)
-        noisy[i] = {"erode": erode, "dilate": dilate}[operation[i]](labels[i], pixels[i])
+        noisy[i] = DAMAGE[operation[i]](labels[i], pixels[i], rng)
     return noisy, operation, pixels
 
 
@@ -101,11 +125,16 @@ def resize(pictures, size):
     kind, (height, width) = pictures.dtype, pictures.shape[-2:]
     if (height, width) == (size, size):
         return pictures
+    if pictures.ndim > 2:  # one by one: the numbers in between are large
+        resized = np.empty((*pictures.shape[:-2], size, size), kind)
+        for i, picture in enumerate(pictures):
+            resized[i] = resize(picture, size)
+        return resized
     block = min(height, width) // size  # far larger pictures: means of whole blocks first, which is faster
     if block > 2 and height % block == width % block == 0:
         height, width = height // block, width // block
-        rows = pictures.reshape(*pictures.shape[:-2], height, block, width * block).sum(axis=-2, dtype=np.uint32)
-        pictures = rows.reshape(*rows.shape[:-1], width, block).sum(axis=-1) / np.float32(block * block)
+        rows = pictures.reshape(height, block, width * block).sum(axis=1, dtype=np.uint32)
+        pictures = rows.reshape(height, width, block).sum(axis=2) / np.float32(block * block)
     if (height, width) == (size, size):
         resized = pictures
     else:
@@ -155,13 +184,13 @@ def load_all(source, size, masks_root=None, values=None):
     return classes, Cases(names, resize(images, size), masks, masks, [""] * len(names), np.zeros(len(names), dtype=int))
 
 
-def load(data, size, noise, band, seed, masks=None, values=None, clean=None):
+def load(data, size, noise, band, seed, noise_kind="erode-dilate", masks=None, values=None, clean=None):
     """The whole road: read the data, split them, corrupt labels on the 256-pixel grid, resize to size x size.
 
     The arguments are those of train.py: data, masks and values as for `read`; noise in 0..1; band as text, "5-13";
-    clean: a folder like `data` with clean labels for the same images. Returns the class names, the training Cases and
-    the test Cases. Test labels are corrupted in the same way, for scoring labels that no network was trained on; Dice
-    is measured on their `clean`.
+    noise_kind as for `corrupt_labels`; clean: a folder like `data` with clean labels for the same images. Returns the
+    class names, the training Cases and the test Cases. Test labels are corrupted in the same way, for scoring labels
+    that no network was trained on; Dice is measured on their `clean`.
     """
     band = tuple(map(int, band.split("-")))
     classes, names, images, given = read(data, masks, values)
@@ -173,7 +202,7 @@ def load(data, size, noise, band, seed, masks=None, values=None, clean=None):
                            f"{len(names)} cases of {', '.join(classes)} of {data}, under the same names")
     parts = []
     for part, indices in enumerate(split(len(names), seed)):
-        noisy, operation, pixels = corrupt_labels(given[indices], noise, band, (seed, 1 + part))
+        noisy, operation, pixels = corrupt_labels(given[indices], noise, band, (seed, 1 + part), noise_kind)
         differs = (given[indices] != truth[indices]).any(axis=(1, 2, 3))
         operation = [done or "given" * bool(other) for done, other in zip(operation, differs)]
         parts.append(Cases([names[i] for i in indices], resize(images[indices], size), resize(noisy, size),

@@ -273,8 +273,15 @@ def training_curves(log, classes):
     """The paper's Fig. 3 (Dice, loss) and Fig. 4 (weights of clean and noisy labels) for a run, from its log's rows."""
     def column(name):
         return np.array([float(row[name]) for row in log])
+
+    def joined(y):
+        """Straight lines where Dice was not measured, from the first time that it was."""
+        known, epochs = np.flatnonzero(np.isfinite(y)), np.arange(len(y))
+        return np.interp(epochs, known, y[known], left=np.nan) if len(known) else y
+
     colours = [CLEAN, NOISY, GREEN, PURPLE, ORANGE, SKY]
-    dice = [(name, column(f"dice_{name}"), colours[k % len(colours)]) for k, name in enumerate((*classes, "average"))]
+    dice = [(name, joined(column(f"dice_{name}")), colours[k % len(colours)])
+            for k, name in enumerate((*classes, "average"))]
     kinds = (("clean", CLEAN), ("noisy", NOISY))
     losses = [(f"{kind} labels", column(f"loss_{kind}"), colour) for kind, colour in kinds]
     weights = [(f"{kind} labels", column(f"weight_{kind}_mean"), colour, np.sqrt(column(f"weight_{kind}_variance")))
@@ -290,11 +297,11 @@ def training_curves(log, classes):
 def sample_sheet(unet, training, device):
     """As the paper's Fig. 1: image, clean label, label trained on, prediction; clean boundaries in red over the others.
 
-    Shows two eroded and two dilated labels, or the first four where none is known to be noisy.
+    Shows two labels of each kind of noise, four at most, or the first four where none is known to be noisy.
     """
     operation = np.array(training.operation)
-    chosen = [i for kind in ("erode", "dilate", "given") for i in np.flatnonzero(operation == kind)[:2]] or [*range(4)]
-    chosen = chosen[:len(training.names)]
+    chosen = [i for kind in sorted({*operation} - {""}) for i in np.flatnonzero(operation == kind)[:2]][::-1]
+    chosen = (chosen or [*range(len(operation))])[:4]
     found = predict(unet, torch.from_numpy(training.images[chosen]).to(device)).cpu().numpy()
     rows, captions = [], []
     for i, prediction in zip(chosen, found):
@@ -302,7 +309,7 @@ def sample_sheet(unet, training, device):
         rows.append([overlay(training.images[i], outlines) for outlines in
                      ([], [clean], [(training.labels[i], YELLOW), clean], [(prediction, YELLOW), clean])])
         known = {"": "label as it is", "given": "differs from the clean label"}
-        done = known.get(operation[i], f"{operation[i]}d by {training.pixels[i]} pixels")
+        done = known.get(operation[i], f"{operation[i]} {training.pixels[i]} pixels")
         captions.append(f"{training.names[i]}: {done}")
     return sheet(rows, ["image", "clean label", "label trained on (yellow)", "prediction (yellow)"], captions)
 

@@ -47,6 +47,13 @@ def pixel_band(text):
     return text
 
 
+def noise_kind(text):
+    """An argparse type: names of kinds of noise joined by -, such as "erode-dilate"."""
+    if not set(text.split("-")) <= set(data.DAMAGE):
+        raise argparse.ArgumentTypeError(f"{text} is not one or several of {', '.join(data.DAMAGE)}, joined by -")
+    return text
+
+
 def parse_arguments(argv=None):
     """The command line as a namespace; `--paper` moves the defaults, so that what is typed beside it still counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
@@ -60,6 +67,8 @@ def parse_arguments(argv=None):
     add("--noise", type=number(float, 0, 1), default=None, help="share of training labels that is eroded or dilated; "
         "without it 0.5 of phantoms, 0 of a folder")
     add("--band", type=pixel_band, default="5-13", help="by how many pixels, on a grid of 256 x 256")
+    add("--noise-kind", type=noise_kind, default="erode-dilate", help="one or several of "
+        + ", ".join(data.DAMAGE) + ", joined by -")
     add("--lam", type=number(float, 0), default=2.0, help="lambda of eq. (2), the bound on a score")
     add("--size", type=number(int, 1), default=128, help="height and width of the pictures the networks see, in pixels")
     add("--epochs", type=number(int, 1), default=40, help="passes over the training data")
@@ -155,8 +164,8 @@ def describe(classes, training, test):
     print(f"{count} training and {len(test.names)} test images, {size} x {size}")
     print(f"share of foreground: {per_class(training.labels.mean(axis=(0, 2, 3)))}; in the clean labels: "
           f"{per_class(training.clean.mean(axis=(0, 2, 3)))}")
-    print(f"noise: {changed.sum()} of {count} labels changed ({changed.mean():.1%}), "
-          f"{training.operation.count('erode')} eroded, {training.operation.count('dilate')} dilated")
+    kinds = [f"{training.operation.count(kind)} {kind}" for kind in sorted({*training.operation} - {""})]
+    print(f"noise: {changed.sum()} of {count} labels changed ({changed.mean():.1%}) {', '.join(kinds)}")
     if changed.any():
         noisy, clean = training.labels[changed], training.clean[changed]
         dice = 2 * (noisy & clean).sum(axis=(2, 3)) / np.maximum(noisy.sum(axis=(2, 3)) + clean.sum(axis=(2, 3)), 1)
@@ -189,8 +198,9 @@ def show(row, epochs, seconds_left):
     """The live line of an epoch; in a terminal it overwrites the one before."""
     weights = [f"{kind} {row[f'weight_{kind}_mean']:.2f}" for kind in ("clean", "noisy")
                if math.isfinite(row[f"weight_{kind}_mean"])]
+    dice = f"test Dice {row['dice_average']:.3f}  " if math.isfinite(row["dice_average"]) else " " * 17
     print(f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N: {' '.join(weights)}  "
-          f"test Dice {row['dice_average']:.3f}  {seconds_left:4.0f} s left ",
+          f"{dice}{seconds_left:4.0f} s left ",
           end="\r" if sys.stdout.isatty() and row["epoch"] < epochs else "\n", flush=True)
 
 
@@ -277,7 +287,9 @@ def train(arguments):
         indices, scores, weights, losses = torch.cat(seen, dim=1).double().cpu()
         indices = indices.long()
         check_finite(losses, [training.names[i] for i in indices], (unet, qam), epoch, out)
-        dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
+        dice = dict.fromkeys((*classes, "average"), math.nan)
+        if epoch % 4 == 0 or epoch == arguments.epochs:  # not always: it would take a tenth of the time
+            dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
         log.append(epoch_row(epoch, weights, losses, scores, noisy[indices], dice, evaluation.auroc))
         log[-1]["seconds"] = time.perf_counter() - begun
         state = {"arguments": settings, "classes": list(classes), "names": training.names, "log": log,

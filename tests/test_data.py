@@ -71,6 +71,24 @@ def test_noise_is_drawn_once_from_the_seed_and_uses_the_whole_band():
     assert 150 < first[0].count("erode") < 250
 
 
+def test_other_kinds_of_noise_do_what_their_names_say():
+    clean = data.phantoms(6)[1]
+    kinds = {kind: data.corrupt_labels(clean, 1.0, (6, 6), 0, kind)[0] for kind in data.DAMAGE}
+    assert np.array_equal(kinds["erode"], data.erode(clean, 6))
+    assert np.array_equal(kinds["dilate"], data.dilate(clean, 6))
+    for before, after in zip(clean, kinds["shift"]):  # the same masks, all classes 6 pixels away in one direction
+        moves = {tuple(np.round(np.argwhere(a).mean(axis=0) - np.argwhere(b).mean(axis=0)).astype(int))
+                 for b, a in zip(before, after)}
+        assert len(moves) == 1 and 5 <= np.hypot(*moves.pop()) <= 7 and after.sum() == before.sum()
+    assert ((kinds["omit"].any(axis=(2, 3)).sum(axis=1)) == 2).all()
+    assert ((kinds["omit"] == clean).all(axis=(2, 3)).sum(axis=1) == 2).all()
+    rim = kinds["dilate"] & ~kinds["erode"]
+    assert (kinds["ragged"] == clean)[~rim].all()  # off by no more than n
+    assert 0.3 < kinds["ragged"][rim].mean() < 0.7 and (kinds["ragged"] != clean).any(axis=(2, 3)).all()
+    operation = data.corrupt_labels(clean, 1.0, (6, 6), 0, "shift-omit-ragged")[1]
+    assert set(operation) == {"shift", "omit", "ragged"}
+
+
 def test_noise_is_made_on_the_256_grid_at_every_size():
     small, large = (data.load("phantoms:6", size, 1.0, "8-8", 0)[1] for size in (64, 128))
     assert small.operation == large.operation and np.array_equal(small.pixels, large.pixels)

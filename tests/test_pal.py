@@ -134,7 +134,7 @@ def test_weights_of_another_shape_are_refused():
 def test_defaults_are_the_papers():
     scores = torch.tensor([-9.0, 9.0])
     assert (pal.quality_weights(scores)[1] / pal.quality_weights(scores)[0]).item() == pytest.approx(math.exp(4))
-    assert pal.QAM().features[0][0][0].in_channels == 4
+    assert pal.QAM().features[0][0].in_channels == 4
 
 
 def test_area_trend_is_a_weighted_least_squares_line_per_class():
@@ -218,7 +218,7 @@ def test_sizes_that_do_not_divide_are_named_with_the_nearest_that_do(network, si
 def test_qam_starts_with_equal_weights_and_gives_scores_of_both_signs():
     torch.manual_seed(0)
     qam, images, labels = pal.QAM(), torch.randn(8, 1, 32, 32), torch.rand(8, 3, 32, 32) < 0.5
-    assert qam.features[0][0][0].in_channels == 4
+    assert qam.features[0][0].in_channels == 4
     assert torch.equal(qam(images, labels), torch.zeros(8))
     for sign in (-1, 1):
         torch.nn.init.constant_(qam.score.weight, float(sign))

@@ -135,6 +135,7 @@ def test_auroc_counts_pairs_and_halves_ties():
 
 @pytest.mark.parametrize("arguments, message", [
     (["--noise", "1.5"], "--noise: 1.5 is not a number from 0 to 1"), (["--noise", "nan"], "nan"),
+    (["--noise-kind", "erode-melt"], "erode-melt"),
     (["--band", "13-5"], "13-5"), (["--band", "0-3"], "0-3"), (["--band", "5"], "--band"),
     (["--size", "100"], "96 or 128"),
     (["--data", "phantoms:2"], "phantoms:2"), (["--data", "nowhere"], "no such folder"), (["--batch", "1"], "--batch"),

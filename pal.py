@@ -140,21 +140,27 @@ def area_trend(losses, labels, weights):
     The method is circular: weights come from losses, and losses from a network trained with the weights. Before the
     U-Net has learnt shapes, its losses tell labels apart by their area (the BCE of a constant prediction is linear in
     it), and the QAM would settle on all eroded or on all dilated labels and keep them. So a line is fitted per class c
-    to the losses in the mini-batch over the labels' foreground fractions a, by least squares with the quality weights,
+    to the losses in the mini-batch over the labels' foreground fractions a, by weighted least squares,
 
         trend_i = mean over c of  slope_c (a_ic - sum_j weight_j a_jc)
 
     and subtracted from the loss that the QAM sees, in the manner of a control variate: what a known quantity explains
     is taken out of the signal. To the U-Net it is a constant, and its weighted sum is 0, so that the value of eq. (1)
     and the U-Net's gradient stay; the QAM's gradient changes, which is the purpose. Detached because that weighted sum
-    is 0 whatever the weights are: as a function of them it would teach nothing. The weights let labels that are trusted
-    already set the line. Limits: noise in one direction (all noisy labels too large) looks like an effect of area and
-    is found less surely, and a mini-batch of two is explained entirely by its line.
+    is 0 whatever the weights are: as a function of them it would teach nothing.
+
+    The fit trusts labels as the QAM does, and less the further their area is from those (a robust fit with Cauchy's
+    weight function): where all bad labels are too large, they must not bend the line until it explains them away.
+    A network that knows nothing has its losses on one line, which every such fit finds. Limit: a mini-batch of two is
+    explained entirely by its line.
     """
     losses, weights = losses.detach(), weights.detach()[:, None]
     areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes)
     centred = areas - (weights * areas).sum(dim=0)
-    slopes = (weights * centred * losses).sum(dim=0) / (weights * centred.square()).sum(dim=0).clamp_min(1e-12)
+    spread = (weights * centred.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
+    trust = weights / (1 + centred.square() / spread)
+    distance = areas - (trust * areas).sum(dim=0) / trust.sum(dim=0)
+    slopes = (trust * distance * losses).sum(dim=0) / (trust * distance.square()).sum(dim=0).clamp_min(1e-12)
     return (slopes * centred).mean(dim=1)  # slopes are (classes,)
 
 

@@ -137,19 +137,36 @@ def test_defaults_are_the_papers():
     assert pal.QAM().features[0][0].in_channels == 4
 
 
-def test_area_trend_is_a_weighted_least_squares_line_per_class():
+def test_area_trend_is_a_robust_least_squares_line_per_class():
     logits, labels = random_batch(n=6, size=8)
     weights = torch.softmax(torch.linspace(-1, 2, 6, dtype=torch.float64), dim=0)
     losses, areas = pal.sample_losses(logits, labels), labels.double().mean(dim=(2, 3))
     expected = torch.zeros(6, dtype=torch.float64)
     for c in range(3):
         design = torch.stack([areas[:, c], torch.ones(6, dtype=torch.float64)], dim=1)
-        root = weights.sqrt()[:, None]
+        distance = areas[:, c] - (weights * areas[:, c]).sum()
+        spread = (weights * distance ** 2).sum()
+        root = (weights / (1 + distance ** 2 / spread)).sqrt()[:, None]  # Cauchy's weight function
         line = (design @ torch.linalg.lstsq(root * design, root * losses[:, c:c + 1]).solution).flatten()
         expected += (line - (weights * line).sum()) / 3
     trend = pal.area_trend(losses, labels, weights)
     assert torch.allclose(trend, expected)
     assert (weights * trend).sum().abs() < 1e-12  # so that the value of eq. (1) stays
+
+
+def test_area_trend_is_not_bent_by_bad_labels_that_are_all_too_large():
+    """Clean labels of loss 1 and areas around 0.2, a third of areas around 0.5 and loss 2: what is left must tell."""
+    areas = torch.cat([torch.linspace(0.15, 0.25, 20), torch.linspace(0.45, 0.55, 10)])
+    labels = (torch.arange(1000) < 1000 * areas[:, None]).reshape(30, 1, 1, 1000)
+    losses, noisy = torch.where(areas > 0.4, 2.0, 1.0)[:, None], areas > 0.4
+    weights = torch.where(noisy, 0.2, 1.0) / (20 + 0.2 * 10)  # the QAM trusts them less already
+    left = losses[:, 0] - pal.area_trend(losses, labels, weights)
+    assert left[noisy].min() - left[~noisy].max() > 0.2
+    plain = weights  # plain weighted least squares leaves less than half as much
+    centred = areas - (plain * areas).sum()
+    line = (plain * centred * losses[:, 0]).sum() / (plain * centred ** 2).sum() * centred
+    assert (losses[:, 0] - line)[noisy].mean() - (losses[:, 0] - line)[~noisy].mean() < 0.5 * (
+        left[noisy].mean() - left[~noisy].mean())
 
 
 def test_area_explains_all_bce_of_a_network_that_knows_nothing():

@@ -202,6 +202,7 @@ if __name__ == "__main__":
     counts = tuple(int(word) for word in sys.argv[1:] if word.isdigit())
     everything = ("step", "parts", "scaling", "morphology", "start")
     chosen = [word for word in sys.argv[1:] if not word.isdigit()] or everything
+    train.keep_memory()
     print(f"{DEVICE}, {torch.get_num_threads()} threads, torch {torch.__version__}, {'bf16' if BF16 else 'fp32'}")
     for name in chosen:
         print(f"\n== {name}: {globals()[name].__doc__}")

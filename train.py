@@ -23,8 +23,8 @@ import numpy as np
 import data
 from data import GRID, BadInput
 
-PAPER = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", warm_up=0, area_neutral=False,
-             shift=0.0, beta2=0.999)  # section 3.2; for --paper
+PAPER = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", area_neutral=False, shift=0.0,
+             beta2=0.999)  # section 3.2; for --paper
 
 
 def number(kind, low, high=math.inf):
@@ -78,7 +78,6 @@ def parse_arguments(argv=None):
     add("--qam-lr", type=number(float, 0), default=2e-4, help="the QAM's learning rate, at its highest")
     add("--beta2", type=number(float, 0, 0.99999), default=0.99, help="Adam's decay of squared gradients")
     add("--schedule", default="one-cycle", choices=("one-cycle", "constant"), help="of both learning rates")
-    add("--warm-up", type=number(int, 0), default=0, help="epochs with uniform weights before the QAM joins")
     add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
         help="do not pay the QAM for what the area of a label alone predicts")
     add("--shift", type=number(float, 0, 1), default=0.0625,
@@ -264,6 +263,7 @@ def train(arguments):
                 if arguments.schedule == "one-cycle" else torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1))
     lam = arguments.lam if arguments.strategy == "qam+ocm" else None
     reach = round(arguments.shift * arguments.size)
+    picking = arguments.strategy != "baseline"
     log, parts = [], {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
     if (out / "checkpoint.pt").exists():
         checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt", device)
@@ -276,7 +276,6 @@ def train(arguments):
     earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption
     begun = time.perf_counter() - earlier
     for epoch in range(len(log) + 1, arguments.epochs + 1):
-        picking = arguments.strategy != "baseline" and epoch > arguments.warm_up
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)  # so a resumed run draws the same numbers
         order = torch.randperm(len(images), generator=rng).to(device)
         seen = []

@@ -121,7 +121,7 @@ def test_folder_with_one_class_and_labels_as_they_are(tmp_path):
 def test_paper_settings():
     import train
     options = train.parse_arguments(["--paper", "--batch", "16"])
-    assert (options.size, options.lr, options.qam_lr, options.lam, options.warm_up) == (256, 1e-4, 1e-4, 2.0, 0)
+    assert (options.size, options.lr, options.qam_lr, options.lam) == (256, 1e-4, 1e-4, 2.0)
     assert (options.schedule, options.area_neutral, options.shift, options.batch) == ("constant", False, 0.0, 16)
 
 

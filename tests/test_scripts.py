@@ -292,6 +292,34 @@ def test_few_images_and_odd_batches(count, batch, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_every_command_in_the_readme_runs(tmp_path):
+    """In order, in a folder with FOLDER, TRUTH and OTHER in it, on fewer and smaller pictures."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    commands = [line.split("#")[0].split("&&")[-1].split() for block in blocks for line in block.splitlines()
+                if re.search(r"(python|-m) (train\.py|eval\.py|tests/)", line)]
+    commands += [command.split() for command in re.findall(r"`(python (?:train|eval)\.py [^`]*)`", text)]
+    images, masks = data.phantoms(9, size=64)
+    for folder in ("FOLDER", "OTHER", "JSRT"):
+        for name, arrays in (("images", images), *zip(data.CLASSES, masks.swapaxes(0, 1).astype(np.uint8) * 255)):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for i, array in enumerate(arrays):
+                iio.imwrite(tmp_path / folder / name / f"{i}.png", array)
+    ran = 0
+    for _, script, *arguments in commands:
+        if script == "train.py":
+            arguments += ["--size", "64", "--epochs", "1", "--batch", "4", "--seed", "0"]
+            arguments += [] if "--data" in arguments else ["--data", "phantoms:9"]
+            arguments += ["--out", f"runs/{ran}"]
+        if script in ("train.py", "eval.py"):
+            arguments = [re.sub("^(RUN|runs/.*-seed0)$", "runs/0", word).replace(".github", str(ROOT / ".github"))
+                         for word in arguments]
+            done = run(script, *arguments, cwd=tmp_path)
+            assert done.returncode == 0, (script, arguments, done.stderr)
+            ran += 1
+    assert ran > 8
+
+
 def test_every_flag_in_the_readme_exists():
     known = {script: run(script, "--help").stdout for script in ("train.py", "eval.py")}
     commands = re.findall(r"python (train\.py|eval\.py)([^#`\n]*)", (ROOT / "README.md").read_text())

@@ -35,7 +35,7 @@ def run(main):
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted; --resume goes on after the last finished epoch", file=sys.stderr)
+        print("\ninterrupted; train.py --resume goes on after the last finished epoch", file=sys.stderr)
         sys.exit(130)
 
 
@@ -56,10 +56,10 @@ class Cases(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------- morphology and noise
 
-def dilate(mask, n):
+def dilate(mask, n, rng=None):
     """Dilation of a bool mask (..., H, W) by the Euclidean disc of radius n pixels: all pixels at distance <= n.
 
-    Nothing lies outside the picture: the border neither grows nor eats a mask. n = 0 copies.
+    Nothing lies outside the picture: the border neither grows nor eats a mask. n = 0 copies; rng is not used.
     """
     rows = [np.array(mask, dtype=bool)]  # rows[r]: grown by r pixels along each row
     for r in range(1, n + 1):
@@ -75,19 +75,19 @@ def dilate(mask, n):
     return grown
 
 
-def erode(mask, n):
+def erode(mask, n, rng=None):
     """Erosion of a bool mask (..., H, W) by the same disc: pixels farther than n from every background pixel."""
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
 def shift(masks, n, rng):
-    """Masks (classes, H, W) moved together by n pixels in a random direction."""
+    """Masks (classes, H, W) moved together, circularly, by n pixels in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     return np.roll(masks, (round(n * np.sin(angle)), round(n * np.cos(angle))), axis=(-2, -1))
 
 
 def omit(masks, n, rng):
-    """Masks (classes, H, W), one class of which, at random, is left out; n does not count."""
+    """Masks (classes, H, W), one class of which, at random, is left out, whatever n is."""
     return masks & (np.arange(len(masks)) != rng.integers(len(masks)))[:, None, None]
 
 
@@ -98,8 +98,7 @@ def ragged(masks, n, rng):
     return np.where(outwards, dilate(masks, n), erode(masks, n))
 
 
-DAMAGE = {"erode": lambda masks, n, rng: erode(masks, n), "dilate": lambda masks, n, rng: dilate(masks, n),
-          "shift": shift, "omit": omit, "ragged": ragged}
+DAMAGE = {"erode": erode, "dilate": dilate, "shift": shift, "omit": omit, "ragged": ragged}
 
 
 def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
@@ -135,10 +134,7 @@ def resize(pictures, size):
         height, width = height // block, width // block
         rows = pictures.reshape(height, block, width * block).sum(axis=1, dtype=np.uint32)
         pictures = rows.reshape(height, width, block).sum(axis=2) / np.float32(block * block)
-    if (height, width) == (size, size):
-        resized = pictures
-    else:
-        resized = resampling(height, size) @ pictures.astype(np.float32) @ resampling(width, size).T
+    resized = resampling(height, size) @ pictures.astype(np.float32) @ resampling(width, size).T
     return resized >= 0.5 if kind == bool else np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 
@@ -174,7 +170,7 @@ def grey_values(text):
     """An argparse type: "lungs=255,heart=85" -> {"lungs": 255, "heart": 85}."""
     if not re.fullmatch(r"[^=,]+=\d+(,[^=,]+=\d+)*", text):
         raise BadInput(f"--values: {text} is not like lungs=255,heart=85")
-    return {name.strip(): int(value) for name, value in (pair.split("=") for pair in text.split(","))}
+    return {name.strip().lower(): int(value) for name, value in (pair.split("=") for pair in text.split(","))}
 
 
 def load_all(source, size, masks_root=None, values=None):
@@ -192,6 +188,8 @@ def load(data, size, noise, band, seed, noise_kind="erode-dilate", masks=None, v
     class names, the training Cases and the test Cases. Test labels are corrupted in the same way, for scoring labels
     that no network was trained on; Dice is measured on their `clean`.
     """
+    if clean and str(data).partition(":")[0] == "phantoms":
+        raise BadInput(f"--clean {clean}: phantoms bring their clean labels; leave --clean out")
     band = tuple(map(int, band.split("-")))
     classes, names, images, given = read(data, masks, values)
     truth = given
@@ -235,8 +233,9 @@ def read_folder(root, masks_root=None, values=None):
             sizes.add(picture.shape)
             pictures[i] = resize(picture, GRID)
             for c, name in enumerate(classes):
-                for folder in masks if values else groups[name]:
-                    mask, found = read_mask(masks[folder][stem][0], picture.shape, values and values[name])
+                for source in groups[name]:
+                    folder = next(iter(masks)) if values else source
+                    mask, found = read_mask(masks[folder][stem][0], picture.shape, values and values[source])
                     greys[folder].update(found)
                     labels[i, c] |= resize(mask, GRID)
         except BadInput as problem:

@@ -1,13 +1,12 @@
 """Evaluate a run of train.py: Dice on clean test labels, how well the scores pick the clean training labels, pictures.
 
-    python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0                 # the same figures, from the checkpoint alone
+    python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0                 # the same figures, from checkpoint and data
     python eval.py runs/phantoms-qam+ocm-0.5-5-13-seed0 --data FOLDER   # the same network on other images
     python eval.py --table runs                                         # mean and spread over seeds, as Markdown
 """
 import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +78,8 @@ def score_labels(unet, qam, images, labels):
         inputs = network_input(image)
         logits = unet(inputs)
         losses = pal.sample_losses(logits, label).mean(dim=1)
-        figures.append(torch.stack([qam(inputs, label).double(), losses.double(), label_quality(logits, label)]))
-    return torch.cat(figures, dim=1).cpu().numpy()
+        figures.append(torch.stack([qam(inputs, label), losses, label_quality(logits, label)]).cpu().double())
+    return torch.cat(figures, dim=1).numpy()
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -100,7 +99,7 @@ def label_quality(logits, labels):
 
     The mean of the given label's probability over pixels, in which pixels of low probability count most.
     """
-    given = torch.where(labels, logits.sigmoid(), (-logits).sigmoid()).flatten(1).double()
+    given = torch.where(labels, logits.sigmoid(), (-logits).sigmoid()).flatten(1)
     return (given * torch.softmax((1 - given) / 0.1, dim=1)).sum(dim=1)
 
 
@@ -115,7 +114,7 @@ def pick_figures(scores, losses, clean):
 
 def dice_figures(found, truth, classes):
     """Mean Dice per class, and their average, of predicted and true masks, both bool (N, classes, H, W) tensors."""
-    per_class = pal.dice(found, truth).double().mean(dim=0).tolist()
+    per_class = pal.dice(found, truth).cpu().double().mean(dim=0).tolist()
     return {**dict(zip(classes, per_class)), "average": float(np.mean(per_class))}
 
 
@@ -127,11 +126,9 @@ def audit_figures(rows):
     noisy = np.array([row["noisy"] for row in rows], dtype=bool)
     if noisy.all() or not noisy.any():
         return None
-    rankings = {"score": "score", "loss": "loss", "softmin": "quality"}
-    badness = {name: np.array([row[column] for row in rows]) for name, column in rankings.items()}
     figures = {"random": {"auroc": 0.5, "precision_10": float(noisy.mean()), "recall": float(noisy.mean())}}
-    for name, values in badness.items():
-        values = values if name == "loss" else -values
+    for name, column, sign in (("score", "score", -1), ("loss", "loss", 1), ("softmin", "quality", -1)):
+        values = sign * np.array([row[column] for row in rows])
         worst = noisy[np.argsort(-values, kind="stable")]
         figures[name] = {"auroc": auroc(values, noisy), "precision_10": float(worst[:10].mean()),
                          "recall": float(worst[:noisy.sum()].mean())}
@@ -183,13 +180,14 @@ def write_csv(path, rows):
 
 def paper_row(arguments, classes):
     """The paper's Dice for these settings: lungs, heart, clavicles, average; None where it has no such row."""
-    noise = arguments["noise"]
+    noise, kind = arguments["noise"], arguments.get("noise_kind", "erode-dilate")
     row = PAPER.get((noise, arguments["band"] if noise else "", arguments["strategy"]))
-    return row if tuple(classes) == (*data.CLASSES, "average") else None
+    alike = tuple(classes) == (*data.CLASSES, "average") and not arguments.get("clean")
+    return row if alike and (kind == "erode-dilate" or not noise) else None
 
 
 def print_results(arguments, metrics):
-    """The small table at the end of a run: Dice here, in the paper where it has this row, and the picks."""
+    """The tables at the end of a run: Dice here, in the paper where it has this row, the picks, the audit."""
     dice, pick = metrics["dice"], metrics["pick"]
     paper = paper_row(arguments, dice)
     print(f"\n{'Dice, test labels':26s}" + "".join(f" {name:>10s}" for name in dice))
@@ -199,11 +197,7 @@ def print_results(arguments, metrics):
     if pick["auroc"] is not None:
         print(f"clean against noisy training labels: AUROC {pick['auroc']:.3f} by score, {pick['loss_auroc']:.3f} by "
               f"loss; {pick['precision']:.1%} of the best-scored are clean, {pick['random_precision']:.1%} of all")
-
-
-def print_audit(audit):
-    """How well the lowest-ranked labels are the noisy ones, by four rankings, for labels trained on and for others."""
-    for where, figures in audit.items():
+    for where, figures in metrics["audit"].items():  # labels trained on, and others
         if figures:
             print(f"\n{'noisy labels found, ' + where:33s}      AUROC  worst 10  worst as many as noisy")
             for name, row in figures.items():
@@ -216,7 +210,8 @@ def read_run(folder):
         config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
         return config["arguments"], metrics
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise data.BadInput(f"{folder}: config.json or metrics.json is damaged ({error}); remove that folder") from None
+        raise data.BadInput(f"{folder}: config.json or metrics.json is not of train.py, or damaged ({error}); give a "
+                            "folder of runs alone") from None
 
 
 def read_checkpoint(path, device):
@@ -236,8 +231,8 @@ def print_table(folder):
     """Markdown: a row per setting found below `folder`, mean ± standard deviation over seeds (the paper's Dice)."""
     groups, keys = {}, ("data", "noise", "band", "strategy")
     runs = [read_run(path.parent) for path in sorted(Path(folder).rglob("metrics.json"))]
-    varied = sorted({name for arguments, _ in runs for name in arguments if name not in (*keys, "seed")
-                     and arguments[name] != runs[0][0].get(name)})
+    shared = set.intersection(*(set(arguments) for arguments, _ in runs)) if runs else set()
+    varied = sorted(name for name in shared - {*keys, "seed"} if len({str(run[0][name]) for run in runs}) > 1)
     if len({tuple(metrics["dice"]) for _, metrics in runs}) > 1:
         raise data.BadInput(f"{folder}: runs of different classes; give a folder of runs that can share a table")
     for arguments, metrics in runs:
@@ -251,7 +246,7 @@ def print_table(folder):
     titles = [*keys, *varied, *classes, *(f"AUROC by {name}" for name in rankings), "by score, unseen", "seeds"]
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     for key, members in sorted(groups.items()):
-        paper = not key[0].startswith("phantoms") and paper_row(members[0][0], classes) or [None] * len(classes)
+        paper = key[0].partition(":")[0] != "phantoms" and paper_row(members[0][0], classes) or [None] * len(classes)
         cells = [mean_and_spread(metrics["dice"][name] for _, metrics in members)
                  + (f" ({reference:.3f})" if reference else "") for name, reference in zip(classes, paper)]
         for part, name in [*(("training", name) for name in rankings), ("unseen", "score")]:
@@ -262,9 +257,10 @@ def print_table(folder):
 
 
 def mean_and_spread(values):
-    """"0.912 ± 0.003": mean and standard deviation (divided by n) of numbers; "-" where one is missing."""
+    """"0.912 ± 0.003": mean and standard deviation of numbers; "-" where one is missing."""
     values = list(values)
-    return "-" if None in values else f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+    return "-" if None in values else f"{np.mean(values):.3f}" + (
+        f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures
@@ -295,7 +291,7 @@ def training_curves(log, classes):
 
 
 def sample_sheet(unet, training, device):
-    """As the paper's Fig. 1: image, clean label, label trained on, prediction; clean boundaries in red over the others.
+    """As the paper's Fig. 1: image, clean label, given label, prediction; clean boundaries in red over the others.
 
     Shows two labels of each kind of noise, four at most, or the first four where none is known to be noisy.
     """
@@ -311,7 +307,7 @@ def sample_sheet(unet, training, device):
         known = {"": "label as it is", "given": "differs from the clean label"}
         done = known.get(operation[i], f"{operation[i]} {training.pixels[i]} pixels")
         captions.append(f"{training.names[i]}: {done}")
-    return sheet(rows, ["image", "clean label", "label trained on (yellow)", "prediction (yellow)"], captions)
+    return sheet(rows, ["image", "clean label", "given label (yellow)", "prediction (yellow)"], captions)
 
 
 def suspect_sheet(unet, cases, rows, chosen, device):
@@ -325,7 +321,7 @@ def suspect_sheet(unet, cases, rows, chosen, device):
     spare = -len(tiles) % 4
     tiles, captions = tiles + spare * [Image.new("RGB", tiles[0].size, WHITE)], captions + spare * [""]
     return sheet([tiles[k:k + 4] for k in range(0, len(tiles), 4)],
-                 ["label (yellow)", "network (blue)", "lowest scores first", ""],
+                 ["yellow: label", "blue: network", "lowest scores first", ""],
                  [captions[k:k + 4] for k in range(0, len(tiles), 4)])
 
 
@@ -495,8 +491,11 @@ def main(argv=None):
     checkpoint = read_checkpoint(options.run / "checkpoint.pt", device)
     arguments, classes, log = checkpoint["arguments"], tuple(checkpoint["classes"]), checkpoint["log"]
     unet, qam = build(arguments, classes, device)
-    unet.load_state_dict(checkpoint["unet"])
-    qam.load_state_dict(checkpoint["qam"])
+    try:
+        unet.load_state_dict(checkpoint["unet"])
+        qam.load_state_dict(checkpoint["qam"])
+    except RuntimeError:
+        raise data.BadInput(f"{options.run}: networks of another version of pal.py; train again") from None
     out = options.run
     if options.data:
         found, training = data.load_all(options.data, arguments["size"], options.masks, options.values)
@@ -511,7 +510,6 @@ def main(argv=None):
     metrics, rows = evaluate(unet, qam, classes, training, test, device, lam)
     write_report(out, unet, classes, training, rows, log, device)
     print_results(arguments, metrics)
-    print_audit(metrics["audit"])
     print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {out}")
 
 

@@ -32,8 +32,8 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015): `width` channels at full size, doubled at each of `depth` halvings.
 
     The paper names no width. Convolutions are padded, up-convolutions are a 1 x 1 convolution and nearest-neighbour
-    enlargement, and at full size, where each costs most, there is one convolution and not two: cheaper, and no worse.
-    H and W must be multiples of 2^depth; ValueError says which are near.
+    enlargement, and at full size, where each costs most, there is one convolution and not two. H and W must be
+    multiples of 2^depth; ValueError says which are near.
     """
 
     def __init__(self, classes=3, width=8, depth=4, in_channels=1):
@@ -65,9 +65,9 @@ class QAM(nn.Module):
     """Quality awareness module (section 2.1): a VGG-style network that looks at an image and its label together.
 
     3 x 3 convolutions in `stages` pooled stages, then "a one-channel average pooling layer". Ours is small: one
-    convolution a stage, and an eighth of VGG's channels. Left open by the paper: the map that is averaged is linear
-    (after a ReLU no score could be negative, and half of tanh would be lost) and starts at zero, so that training
-    starts from equal weights. H and W must be multiples of 2^stages; ValueError says which are near.
+    convolution a stage, an eighth of VGG's channels, no fully connected layers. Left open by the paper: the map that
+    is averaged is linear (after a ReLU no score could be negative, and half of tanh would be lost) and starts at zero,
+    so that training starts from equal weights. H and W must be multiples of 2^stages; ValueError says which are near.
     """
 
     def __init__(self, classes=3, width=8, stages=5, in_channels=1):
@@ -107,7 +107,7 @@ def overfitting_control(scores, lam=2.0):
 
 
 def quality_weights(scores, lam=2.0):
-    """Raw scores t (N,) -> weights (N,), positive, sum 1, by a softmax over the mini-batch (section 2.1).
+    """Raw scores t (N,) -> weights (N,), not negative, sum 1, by a softmax over the mini-batch (section 2.1).
 
     With the OCM no weight is more than e^(2 lam) times another; lam=None leaves the OCM out (the paper's "QAM" rows).
     A weight is relative to its mini-batch, and a single sample always weighs 1. Where a mini-batch is split over
@@ -149,16 +149,16 @@ def area_trend(losses, labels, weights):
     and the U-Net's gradient stay; the QAM's gradient changes, which is the purpose. Detached because that weighted sum
     is 0 whatever the weights are: as a function of them it would teach nothing.
 
-    The fit trusts labels as the QAM does, and less the further their area is from those (a robust fit with Cauchy's
-    weight function): where all bad labels are too large, they must not bend the line until it explains them away.
-    A network that knows nothing has its losses on one line, which every such fit finds. Limit: a mini-batch of two is
-    explained entirely by its line.
+    The fit trusts labels as the QAM does, and less the further their area is from the weighted mean (Cauchy's weight
+    function): where all bad labels are too large, they must not bend the line until it explains them away. As long as
+    predictions are constant BCE lies on one line, which every such fit finds, and soft Dice nearly does. Limit: a
+    mini-batch of two is explained entirely by its line.
     """
     losses, weights = losses.detach(), weights.detach()[:, None]
     areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes)
     centred = areas - (weights * areas).sum(dim=0)
-    spread = (weights * centred.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
-    trust = weights / (1 + centred.square() / spread)
+    variance = (weights * centred.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
+    trust = weights / (1 + centred.square() / variance)
     distance = areas - (trust * areas).sum(dim=0) / trust.sum(dim=0)
     slopes = (trust * distance * losses).sum(dim=0) / (trust * distance.square()).sum(dim=0).clamp_min(1e-12)
     return (slopes * centred).mean(dim=1)  # slopes are (classes,)
@@ -169,7 +169,7 @@ def pick_and_learn_loss(losses, weights, trend=None):
 
     Eq. (1):  Loss = sum_i  weight_i L_i
 
-    It lowers the bounded score s = Phi(t) of a sample whose loss is above the weighted mean: dLoss/ds_i =
+    It lowers the bounded score s = Phi(t) of a sample whose loss, less its trend, is above Loss: dLoss/ds_i =
     weight_i (L_i - trend_i - Loss), with the `area_trend` that is taken from L_i. Weights 1 / N make it the plain mean:
     the baseline.
     """

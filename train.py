@@ -3,7 +3,7 @@
     python train.py --noise 0.5 --band 5-13                        # phantoms, in minutes on a laptop CPU
     python train.py --noise 0.5 --band 5-13 --strategy baseline    # the same with uniform weights
     python train.py --data FOLDER --noise 0                        # your images and labels as they are
-    python train.py --data FOLDER --noise 0.75 --paper             # every setting of section 3.2
+    python train.py --data FOLDER --noise 0.75 --paper             # the settings of section 3.2, with our networks
 
 A run folder (--out) receives config.json, log.csv, labels.csv, suspects.csv, metrics.json, checkpoint.pt, pictures.
 """
@@ -23,8 +23,8 @@ import numpy as np
 import data
 from data import GRID, BadInput
 
-PAPER = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", area_neutral=False, shift=0.0,
-             beta2=0.999)  # section 3.2; for --paper
+SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", area_neutral=False,
+                   shift=0.0, beta2=0.999)  # for --paper
 
 
 def number(kind, low, high=math.inf):
@@ -65,7 +65,7 @@ def parse_arguments(argv=None):
     add("--values", type=data.grey_values, help="class=grey,... for label pictures, e.g. lungs=255,heart=85")
     add("--clean", help="a folder like --data with clean labels of the same images, to measure with")
     add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm"), help="baseline: uniform weights")
-    add("--noise", type=number(float, 0, 1), default=None, help="share of training labels that is eroded or dilated; "
+    add("--noise", type=number(float, 0, 1), default=None, help="share of training labels to damage; "
         "without it 0.5 of phantoms, 0 of a folder")
     add("--band", type=pixel_band, default="5-13", help="by how many pixels, on a grid of 256 x 256")
     add("--noise-kind", type=noise_kind, default="erode-dilate", help="one or several of "
@@ -73,7 +73,7 @@ def parse_arguments(argv=None):
     add("--lam", type=number(float, 0), default=2.0, help="lambda of eq. (2), the bound on a score")
     add("--size", type=number(int, 1), default=128, help="height and width of the pictures the networks see, in pixels")
     add("--epochs", type=number(int, 1), default=40, help="passes over the training data")
-    add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, whose weights sum to 1; 8 or more")
+    add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, weights sum to 1; better 8 or more")
     add("--lr", type=number(float, 0), default=1e-2, help="the U-Net's learning rate, at its highest")
     add("--qam-lr", type=number(float, 0), default=2e-4, help="the QAM's learning rate, at its highest")
     add("--beta2", type=number(float, 0, 0.99999), default=0.99, help="Adam's decay of squared gradients")
@@ -88,13 +88,13 @@ def parse_arguments(argv=None):
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto is bf16 where the hardware has it")
     add("--out", default=None, help="the run folder; without it, one in runs/ named after the settings")
     add("--resume", action="store_true", help="go on with an interrupted run in --out; a finished one is only shown")
-    add("--paper", action="store_true", help="as defaults, section 3.2 and nothing beyond it: "
-        + ", ".join(f"{name} {value}" for name, value in PAPER.items()).replace("_", "-"))
+    add("--paper", action="store_true", help="as defaults, section 3.2 with our networks: "
+        + ", ".join(f"{name} {value}" for name, value in SECTION_3_2.items()).replace("_", "-"))
     if parser.parse_args(argv).paper:
-        parser.set_defaults(**PAPER)
+        parser.set_defaults(**SECTION_3_2)
     arguments = parser.parse_args(argv)
     if arguments.noise is None:
-        arguments.noise = 0.5 if arguments.data.startswith("phantoms") else 0.0
+        arguments.noise = 0.5 if arguments.data.partition(":")[0] == "phantoms" else 0.0
     return arguments
 
 
@@ -111,7 +111,7 @@ def choose_device(name, precision):
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"--device {name}: {str(error).splitlines()[0]}; leave --device out") from None
     units = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
-    has_bf16 = (torch.cuda.is_bf16_supported() if device.type == "cuda"
+    has_bf16 = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda"
                 else units.get("amx_bf16") or units.get("avx512_bf16"))
     return device, precision == "bf16" or precision == "auto" and bool(has_bf16)
 
@@ -170,6 +170,9 @@ def replace(path, write):
 
 def describe(classes, training, test):
     """Prints what a careful reader checks first: counts, sizes, areas, and what the noise did to the labels."""
+    from torch import from_numpy
+    from eval import dice_figures
+
     def per_class(values):
         return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
     count, size, changed = len(training.names), training.images.shape[-1], training.noisy
@@ -180,9 +183,9 @@ def describe(classes, training, test):
     print(f"noise: {changed.sum()} of {count} labels changed ({changed.mean():.1%}) {', '.join(kinds)}")
     if changed.any():
         noisy, clean = training.labels[changed], training.clean[changed]
-        dice = 2 * (noisy & clean).sum(axis=(2, 3)) / np.maximum(noisy.sum(axis=(2, 3)) + clean.sum(axis=(2, 3)), 1)
+        dice = dice_figures(from_numpy(noisy), from_numpy(clean), classes)
         vanished = (clean.any(axis=(2, 3)) & ~noisy.any(axis=(2, 3))).sum(axis=0)
-        print(f"Dice of noisy against clean labels: {per_class(dice.mean(axis=0))}; "
+        print(f"Dice of noisy against clean labels: {per_class(dice.values())}; "
               f"vanished: {', '.join(f'{n} {name}' for n, name in zip(vanished, classes))}")
 
 
@@ -192,7 +195,7 @@ def check_finite(losses, names, networks, epoch, out):
     if broken or not all(parameter.isfinite().all() for network in networks for parameter in network.parameters()):
         where = (", ".join(broken[:5]) or "a network") + " ..." * (len(broken) > 5)
         raise BadInput(f"{out}: epoch {epoch} gave numbers that are not finite, for {where}; the checkpoint of epoch "
-                       f"{epoch - 1} is kept; try a smaller --lr")
+                       f"{epoch - 1}, if any, is kept; start again with a smaller --lr")
 
 
 def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
@@ -207,13 +210,12 @@ def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
 
 
 def show(row, epochs, seconds_left):
-    """The live line of an epoch; in a terminal it overwrites the one before."""
+    """The line of an epoch."""
     weights = [f"{kind} {row[f'weight_{kind}_mean']:.2f}" for kind in ("clean", "noisy")
                if math.isfinite(row[f"weight_{kind}_mean"])]
     dice = f"test Dice {row['dice_average']:.3f}  " if math.isfinite(row["dice_average"]) else " " * 17
     print(f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N: {' '.join(weights)}  "
-          f"{dice}{seconds_left:4.0f} s left ",
-          end="\r" if sys.stdout.isatty() and row["epoch"] < epochs else "\n", flush=True)
+          f"{dice}{seconds_left:4.0f} s left", flush=True)
 
 
 def peak_memory_mb(device):
@@ -297,7 +299,7 @@ def train(arguments):
             schedule.step()
             seen.append(torch.stack([indices, scores.detach(), weights.detach() * batch, losses.detach().mean(dim=1)]))
 
-        indices, scores, weights, losses = torch.cat(seen, dim=1).double().cpu()
+        indices, scores, weights, losses = torch.cat(seen, dim=1).cpu().double()
         indices = indices.long()
         check_finite(losses, [training.names[i] for i in indices], (unet, qam), epoch, out)
         dice = dict.fromkeys((*classes, "average"), math.nan)
@@ -318,7 +320,6 @@ def train(arguments):
     metrics["peak_memory_mb"] = peak_memory_mb(device)
     write_json(out / "metrics.json", metrics)
     evaluation.print_results(settings, metrics)
-    evaluation.print_audit(metrics["audit"])
 
 
 if __name__ == "__main__":

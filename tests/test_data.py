@@ -194,7 +194,7 @@ def test_label_pictures_with_grey_values(tmp_path):
     pictures = np.where(masks[:, 1], 85, np.where(masks[:, 0], 255, 170)).astype(np.uint8)  # miniJSRT's values
     names = [f"{i}.png" for i in range(3)]
     write_folder(tmp_path, dict(zip(names, images)), {"Masks": dict(zip(names, pictures))})
-    classes, _, _, got = data.read_folder(tmp_path, values={"heart": 85, "lungs": 255})
+    classes, _, _, got = data.read_folder(tmp_path, values=data.grey_values("Heart=85,lung=255"))
     assert classes == ("lungs", "heart")
     assert np.array_equal(got[:, 0], pictures == 255) and np.array_equal(got[:, 1], pictures == 85)
 

@@ -131,7 +131,7 @@ def test_weights_of_another_shape_are_refused():
         pal.pick_and_learn_loss(torch.rand(4, 3), torch.full((4, 1), 0.25))
 
 
-def test_defaults_are_the_papers():
+def test_default_lambda_and_input_channels_are_the_papers():
     scores = torch.tensor([-9.0, 9.0])
     assert (pal.quality_weights(scores)[1] / pal.quality_weights(scores)[0]).item() == pytest.approx(math.exp(4))
     assert pal.QAM().features[0][0].in_channels == 4

@@ -7,6 +7,7 @@
 import argparse
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -280,8 +281,10 @@ def training_curves(log, classes):
             for k, name in enumerate((*classes, "average"))]
     kinds = (("clean", CLEAN), ("noisy", NOISY))
     losses = [(f"{kind} labels", column(f"loss_{kind}"), colour) for kind, colour in kinds]
-    weights = [(f"{kind} labels", column(f"weight_{kind}_mean"), colour, np.sqrt(column(f"weight_{kind}_variance")))
-               for kind, colour in kinds]
+    names = [name[len("weight_"):-len("_mean")] for name in log[0] if re.fullmatch("weight_.*_mean", name)]
+    apart = [name for name in names if name != "noisy"]  # clean, and each kind of noise
+    weights = [(name, column(f"weight_{name}_mean"), colour, np.sqrt(column(f"weight_{name}_variance")))
+               for name, colour in zip(apart if len(apart) > 1 else names, colours)]
     return stack([
         line_chart("Dice on clean test labels", dice, "epoch", "Dice", y_range=(0, 1)),
         line_chart("Loss per training label", losses + [("weighted, eq. (1)", column("loss"), GREEN)], "epoch", "loss"),

@@ -198,10 +198,10 @@ def check_finite(losses, names, networks, epoch, out):
                        f"{epoch - 1}, if any, is kept; start again with a smaller --lr")
 
 
-def epoch_row(epoch, weights, losses, scores, noisy, dice, auroc):
-    """A row of log.csv: weights (times N), losses and raw scores are (samples,), noisy tells which labels are."""
-    row = {"epoch": epoch, "loss": (weights * losses).mean().item()}
-    for kind, chosen in (("clean", ~noisy), ("noisy", noisy)):
+def epoch_row(epoch, weights, losses, scores, kinds, dice, auroc):
+    """A row of log.csv: weights (times N), losses and raw scores are (samples,); kinds: {name: bool (samples,)}."""
+    row, noisy = {"epoch": epoch, "loss": (weights * losses).mean().item()}, kinds["noisy"]
+    for kind, chosen in kinds.items():
         row[f"loss_{kind}"] = losses[chosen].mean().item()
         row[f"weight_{kind}_mean"] = weights[chosen].mean().item()
         row[f"weight_{kind}_variance"] = (weights[chosen] - weights[chosen].mean()).square().mean().item()
@@ -249,7 +249,8 @@ def train(arguments):
     unet, qam = evaluation.build(settings, classes, device)
     images, labels, test_images, truth = (torch.from_numpy(array).to(device) for array in
                                           (training.images, training.labels, test.images, test.clean))
-    noisy = torch.from_numpy(training.noisy)
+    kinds = {"clean": ~training.noisy, "noisy": training.noisy} | {
+        kind: np.array(training.operation) == kind for kind in sorted({*training.operation} - {""})}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", {
         "arguments": settings, "device": str(device), "bf16": reduced, "threads": torch.get_num_threads(),
@@ -305,7 +306,8 @@ def train(arguments):
         dice = dict.fromkeys((*classes, "average"), math.nan)
         if epoch % 4 == 0 or epoch == arguments.epochs:  # not always: it would take a tenth of the time
             dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
-        log.append(epoch_row(epoch, weights, losses, scores, noisy[indices], dice, evaluation.auroc))
+        log.append(epoch_row(epoch, weights, losses, scores, {kind: chosen[indices] for kind, chosen in kinds.items()},
+                             dice, evaluation.auroc))
         log[-1]["seconds"] = time.perf_counter() - begun
         state = {"arguments": settings, "classes": list(classes), "names": training.names, "log": log,
                  **{name: part.state_dict() for name, part in parts.items()}}

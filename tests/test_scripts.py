@@ -125,8 +125,9 @@ def test_paper_settings():
     assert (options.schedule, options.area_neutral, options.shift, options.batch) == ("constant", False, 0.0, 16)
 
 
-def test_default_noise_and_run_folders_are_those_of_the_readme():
+def test_default_noise_and_run_folders_are_those_of_the_readme(tmp_path, monkeypatch):
     import train
+    monkeypatch.chdir(tmp_path)  # no run folders here
     text = (ROOT / "README.md").read_text()
     for words, noise in (("--noise 0.5 --band 5-13", 0.5), ("--data FOLDER --noise 0", 0), ("", 0.5),
                          ("--data phantoms:9", 0.5), ("--data phantoms_of_mine", 0)):

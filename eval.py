@@ -104,15 +104,6 @@ def label_quality(logits, labels):
     return (given * torch.softmax((1 - given) / 0.1, dim=1)).sum(dim=1)
 
 
-def pick_figures(scores, losses, clean):
-    """How well scores (N,), and losses (N,) for comparison, tell clean (N,) bool from noisy; None where all are one."""
-    if clean.all() or not clean.any():
-        return dict.fromkeys(("auroc", "precision", "random_precision", "loss_auroc"))
-    best = np.argsort(-scores, kind="stable")[:clean.sum()]
-    return {"auroc": auroc(scores, clean), "precision": float(clean[best].mean()),
-            "random_precision": float(clean.mean()), "loss_auroc": auroc(-losses, clean)}
-
-
 def dice_figures(found, truth, classes):
     """Mean Dice per class, and their average, of predicted and true masks, both bool (N, classes, H, W) tensors."""
     per_class = pal.dice(found, truth).cpu().double().mean(dim=0).tolist()
@@ -148,14 +139,12 @@ def label_rows(unet, qam, cases, device, lam):
 
 
 def evaluate(unet, qam, classes, training, test, device, lam):
-    """Figures of a trained run: Dice on the clean test labels, picks and audit on the training labels, and the audit of
-    test labels that were corrupted alike but never trained on. Returns them and the rows of the training labels.
+    """Figures of a trained run: Dice on the clean test labels, the audit of the training labels, and that of test labels
+    which were corrupted alike but never trained on. Returns them and the rows of the training labels.
     """
     rows = label_rows(unet, qam, training, device, lam)
     found = predict(unet, torch.from_numpy(test.images).to(device)).cpu()
-    scores, losses = (np.array([row[name] for row in rows]) for name in ("score", "loss"))
     return {"dice": dice_figures(found, torch.from_numpy(test.clean), classes),
-            "pick": pick_figures(scores, losses, ~training.noisy),
             "audit": {"training": audit_figures(rows),
                       "unseen": audit_figures(label_rows(unet, qam, test, device, lam))}}, rows
 
@@ -188,16 +177,13 @@ def paper_row(arguments, classes):
 
 
 def print_results(arguments, metrics):
-    """The tables at the end of a run: Dice here, in the paper where it has this row, the picks, the audit."""
-    dice, pick = metrics["dice"], metrics["pick"]
+    """The tables at the end of a run: Dice here, in the paper where it has this row, the audit."""
+    dice = metrics["dice"]
     paper = paper_row(arguments, dice)
     print(f"\n{'Dice, test labels':26s}" + "".join(f" {name:>10s}" for name in dice))
     print(f"{'this run':26s}" + "".join(f" {dice[name]:{max(10, len(name))}.3f}" for name in dice))
     if paper:
         print(f"{'the paper (JSRT)':26s}" + "".join(f"{value:11.3f}" for value in paper))
-    if pick["auroc"] is not None:
-        print(f"clean against noisy training labels: AUROC {pick['auroc']:.3f} by score, {pick['loss_auroc']:.3f} by "
-              f"loss; {pick['precision']:.1%} of the best-scored are clean, {pick['random_precision']:.1%} of all")
     for where, figures in metrics["audit"].items():  # labels trained on, and others
         if figures:
             print(f"\n{'noisy labels found, ' + where:33s}      AUROC  worst 10  worst as many as noisy")

@@ -150,15 +150,15 @@ def area_trend(losses, labels, weights):
     is 0 whatever the weights are: as a function of them it would teach nothing.
 
     The fit trusts labels as the QAM does, and less the further their area is from the weighted mean (Cauchy's weight
-    function): where all bad labels are too large, they must not bend the line until it explains them away. As long as
-    predictions are constant BCE lies on one line, which every such fit finds, and soft Dice nearly does. Limit: a
-    mini-batch of two is explained entirely by its line.
+    function, one half at two standard deviations): where all bad labels are too large, they must not bend the line
+    until it explains them away. As long as predictions are constant BCE lies on one line, which every such fit finds,
+    and soft Dice nearly does. Limit: a mini-batch of two is explained entirely by its line.
     """
     losses, weights = losses.detach(), weights.detach()[:, None]
     areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes)
     centred = areas - (weights * areas).sum(dim=0)
     variance = (weights * centred.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
-    trust = weights / (1 + centred.square() / variance)
+    trust = weights / (1 + centred.square() / (4 * variance))
     distance = areas - (trust * areas).sum(dim=0) / trust.sum(dim=0)
     slopes = (trust * distance * losses).sum(dim=0) / (trust * distance.square()).sum(dim=0).clamp_min(1e-12)
     return (slopes * centred).mean(dim=1)  # slopes are (classes,)

@@ -24,7 +24,7 @@ import data
 from data import GRID, BadInput
 
 SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", area_neutral=False,
-                   shift=0.0, beta2=0.999)  # for --paper
+                   shift=0.0, zoom=0.0, turn=0.0, beta2=0.999)  # for --paper
 
 
 def number(kind, low, high=math.inf):
@@ -80,8 +80,9 @@ def parse_arguments(argv=None):
     add("--schedule", default="one-cycle", choices=("one-cycle", "constant"), help="of both learning rates")
     add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
         help="do not pay the QAM for what the area of a label alone predicts")
-    add("--shift", type=number(float, 0, 1), default=0.0625,
-        help="random circular shift of each mini-batch, up to this share of the size")
+    add("--shift", type=number(float, 0, 1), default=0.0625, help="augmentation: shift, up to this share of the size")
+    add("--zoom", type=number(float, 0, 1), default=0.1, help="augmentation: larger or smaller by up to this share")
+    add("--turn", type=number(float, 0, 180), default=5.0, help="augmentation: rotation, up to this many degrees")
     add("--width", type=number(int, 1), default=8, help="channels of the U-Net at full size")
     add("--seed", type=number(int, 0, 2 ** 31), default=0, help="of split, noise, networks and order of the data")
     add("--device", default="auto", help="auto is cuda when available, else cpu")
@@ -189,6 +190,26 @@ def describe(classes, training, test):
               f"vanished: {', '.join(f'{n} {name}' for n, name in zip(vanished, classes))}")
 
 
+def augment(images, labels, shift, zoom, turn, rng=None):
+    """Each image (N, 1, H, W) with its label (N, classes, H, W), shifted, scaled and turned at random -> both, float.
+
+    shift: share of the size; zoom: share, 0.1 for 1 / 1.1 to 1.1 times as large; turn: degrees; the most of each.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    def draw(most):
+        return most * (2 * torch.rand(len(images), generator=rng) - 1)
+    scale, angle, x, y = draw(math.log1p(zoom)).exp(), draw(math.radians(turn)), draw(2 * shift), draw(2 * shift)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    matrices = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3).to(images.device)
+    both = torch.cat([images, labels.float()], dim=1)  # (N, 1 + classes, H, W)
+    grid = F.affine_grid(matrices, both.shape, align_corners=False)  # from -1 to 1 along each side
+    both = F.grid_sample(both, grid, padding_mode="border", align_corners=False)
+    both = both.contiguous(memory_format=torch.channels_last)
+    return both[:, :1], (both[:, 1:] > 0.5).float()
+
+
 def check_finite(losses, names, networks, epoch, out):
     """BadInput, before anything is saved, where a loss or a network is no finite number: the epoch, and the samples."""
     broken = [name for name, loss in zip(names, losses.tolist()) if not math.isfinite(loss)]
@@ -265,7 +286,6 @@ def train(arguments):
     schedule = (torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=arguments.epochs * steps)
                 if arguments.schedule == "one-cycle" else torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1))
     lam = arguments.lam if arguments.strategy == "qam+ocm" else None
-    reach = round(arguments.shift * arguments.size)
     picking = arguments.strategy != "baseline"
     log, parts = [], {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
     if (out / "checkpoint.pt").exists():
@@ -284,9 +304,8 @@ def train(arguments):
         seen = []
         unet.train(), qam.train()
         for indices in order.split(batch)[:steps]:
-            shift = torch.randint(-reach, reach + 1, (2,), generator=rng).tolist()
-            inputs, label = (torch.roll(pictures, shift, dims=(2, 3)) for pictures in
-                             (evaluation.network_input(images[indices]), labels[indices].float()))
+            inputs, label = augment(evaluation.network_input(images[indices]), labels[indices], arguments.shift,
+                                    arguments.zoom, arguments.turn, rng)
             with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
                 logits = unet(inputs)  # (N, classes, H, W)
                 scores = qam(inputs, label) if picking else torch.zeros(batch, device=device)  # (N,)

@@ -74,8 +74,8 @@ def training_step(size, bf16=BF16, memory_format=torch.channels_last):
     state = {}
 
     def make_input():
-        state["images"] = evaluation.network_input(pictures).contiguous(memory_format=memory_format)
-        state["labels"] = labels.float().contiguous(memory_format=memory_format)
+        state["images"], state["labels"] = (array.contiguous(memory_format=memory_format) for array in train.augment(
+            evaluation.network_input(pictures), labels, DEFAULTS["shift"], DEFAULTS["zoom"], DEFAULTS["turn"]))
 
     def forward(name, network, *names):
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):

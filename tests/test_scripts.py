@@ -41,7 +41,7 @@ def test_run_folder_is_complete(finished):
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics["dice"]) == ["lungs", "heart", "clavicles", "average"]
     assert metrics["dice"]["average"] == pytest.approx(np.mean([metrics["dice"][name] for name in data.CLASSES]))
-    assert set(metrics["pick"]) == {"auroc", "precision", "random_precision", "loss_auroc"}
+    assert set(metrics["audit"]) == {"training", "unseen"}
     assert metrics["seconds"]["total"] >= metrics["seconds"]["train"] > 0
     config = json.loads((out / "config.json").read_text())
     assert config["arguments"]["noise"] == 0.5 and config["arguments"]["band"] == "5-13" and config["torch"]
@@ -59,12 +59,9 @@ def test_tables_agree_with_the_metrics(finished):
     clean = np.array([row["noisy"] == "0" for row in rows])
     scores, losses = (np.array([float(row[name]) for row in rows]) for name in ("score", "loss"))
     pairs = [(a > b) + (a == b) / 2 for a in scores[clean] for b in scores[~clean]]
-    assert metrics["pick"]["auroc"] == pytest.approx(np.mean(pairs))
+    assert metrics["audit"]["training"]["score"]["auroc"] == pytest.approx(np.mean(pairs))
     pairs = [a < b for a in losses[clean] for b in losses[~clean]]
-    assert metrics["pick"]["loss_auroc"] == pytest.approx(np.mean(pairs))
-    best = sorted(range(20), key=lambda i: -scores[i])[:10]
-    assert metrics["pick"]["precision"] == pytest.approx(np.mean([clean[i] for i in best]))
-    assert metrics["pick"]["random_precision"] == 0.5
+    assert metrics["audit"]["training"]["loss"]["auroc"] == pytest.approx(np.mean(pairs))
     assert float(log[-1]["dice_average"]) == metrics["dice"]["average"]
     weights = [float(row["weight"]) for row in rows]
     assert sum(weights) == pytest.approx(20) and max(weights) / min(weights) <= math.exp(4) + 1e-6
@@ -113,7 +110,7 @@ def test_folder_with_one_class_and_labels_as_they_are(tmp_path):
                "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert list(metrics["dice"]) == ["foreground", "average"] and metrics["pick"]["auroc"] is None
+    assert list(metrics["dice"]) == ["foreground", "average"] and metrics["audit"]["training"] is None
     other = run("eval.py", tmp_path / "run", "--data", tmp_path / "set")
     assert other.returncode == 0, other.stderr
 
@@ -123,6 +120,34 @@ def test_paper_settings():
     options = train.parse_arguments(["--paper", "--batch", "16"])
     assert (options.size, options.lr, options.qam_lr, options.lam, options.beta2) == (256, 1e-4, 1e-4, 2.0, 0.999)
     assert (options.schedule, options.area_neutral, options.shift, options.batch) == ("constant", False, 0.0, 16)
+    assert (options.zoom, options.turn) == (0.0, 0.0)
+
+
+def test_augmentation_moves_an_image_and_its_label_alike():
+    import train
+    rows = torch.arange(64.0).expand(64, 64)  # each pixel is its own column's number
+    images = torch.stack([rows, rows.T])[:, None] / 63
+    labels = torch.cat([images > 0.25, images > 0.5], dim=1)
+
+    def one(shift=0, zoom=0, turn=0, seed=0):
+        return train.augment(images, labels, shift, zoom, turn, torch.Generator().manual_seed(seed))
+    same, label = one()
+    assert torch.allclose(same, images, atol=1e-4) and torch.equal(label, labels.float())
+    for kind, most in (("shift", 0.25), ("zoom", 0.5), ("turn", 90)):
+        moved = [one(**{kind: most}, seed=seed) for seed in range(20)]
+        for image, label in moved:
+            assert ((image > 0.5) == label[:, 1:].bool()).float().mean() > 0.97
+        assert torch.equal(one(**{kind: most}, seed=3)[0], moved[3][0])  # the same generator, the same picture
+        middle = torch.stack([image[0, 0, 32] for image, _ in moved]) * 63  # of the picture of column numbers
+        if kind == "shift":  # in pixels
+            moves = middle[:, 32] - 32
+            assert 10 < moves.abs().max() <= 16 + 0.1 and moves.min() < 0 < moves.max()
+        if kind == "zoom":  # columns per pixel
+            steps = middle[:, 40] - middle[:, 39]
+            assert 1 / 1.5 - 0.01 < steps.min() < 0.8 and 1.25 < steps.max() < 1.5 + 0.01
+        if kind == "turn":
+            steps = middle[:, 40] - middle[:, 39]  # the cosine of the angle
+            assert -0.01 < steps.min() < 0.3 and steps.max() <= 1.01
 
 
 def test_default_noise_and_run_folders_are_those_of_the_readme(tmp_path, monkeypatch):
@@ -145,7 +170,7 @@ def test_training_learns_to_segment_and_to_tell_clean_from_noisy(tmp_path):
     done = run("train.py", "--data", "phantoms:72", "--size", "64", "--epochs", "20", "--batch", "16", "--noise", "0.5",
                "--out", tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert done.returncode == 0 and metrics["dice"]["lungs"] > 0.85 and metrics["pick"]["auroc"] > 0.75
+    assert done.returncode == 0 and metrics["dice"]["lungs"] > 0.85 and metrics["audit"]["training"]["score"]["auroc"] > 0.75
 
 
 def test_auroc_counts_pairs_and_halves_ties():
@@ -191,7 +216,6 @@ def test_suspects_are_ranked_by_score_worst_first(finished):
     noisy = np.array([row["noisy"] == "1" for row in suspects])
     assert audit["score"]["precision_10"] == audit["score"]["recall"] == noisy[:10].mean()  # 10 of 20 are noisy
     assert audit["random"] == {"auroc": 0.5, "precision_10": 0.5, "recall": 0.5}
-    assert audit["score"]["auroc"] == pytest.approx(json.loads((out / "metrics.json").read_text())["pick"]["auroc"])
     assert "noisy labels found, unseen" in printed
     assert iio.imread(out / "suspects.png").std() > 5
 
@@ -209,10 +233,11 @@ def test_scores_do_not_depend_on_the_labels_beside_them(finished):
     checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt", "cpu")
     unet, qam = evaluation.build(checkpoint["arguments"], data.CLASSES, torch.device("cpu"))
     qam.load_state_dict(checkpoint["qam"])
+    torch.nn.init.normal_(qam.score.weight)  # two epochs hardly move it from zero
     images, masks = (torch.from_numpy(array) for array in data.phantoms(5, size=64))
     together, alone = (evaluation.score_labels(unet, qam, images[:n], masks[:n])[0] for n in (5, 1))
-    assert together[0] == pytest.approx(alone[0], abs=1e-6)
-    assert np.ptp(together) > 1e-6
+    assert together[0] == pytest.approx(alone[0], abs=1e-5)
+    assert np.ptp(together) > 1e-3
 
 
 def test_the_papers_row_is_shown_only_beside_its_own_noise():

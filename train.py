@@ -100,7 +100,10 @@ def parse_arguments(argv=None):
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults beside the options, and the module's docstring as it stands."""
+    """Defaults, where there are any, beside the options, and the module's docstring as it stands."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def choose_device(name, precision):

@@ -139,8 +139,8 @@ def label_rows(unet, qam, cases, device, lam):
 
 
 def evaluate(unet, qam, classes, training, test, device, lam):
-    """Figures of a trained run: Dice on the clean test labels, the audit of the training labels, and that of test labels
-    which were corrupted alike but never trained on. Returns them and the rows of the training labels.
+    """Figures of a trained run: Dice on the clean test labels, the audit of the training labels, and that of test
+    labels which were corrupted alike but never trained on. Returns them and the rows of the training labels.
     """
     rows = label_rows(unet, qam, training, device, lam)
     found = predict(unet, torch.from_numpy(test.images).to(device)).cpu()
@@ -225,14 +225,17 @@ def print_table(folder):
     for arguments, metrics in runs:
         if arguments["noise"] == 0:
             arguments["band"] = ""
-        groups.setdefault(tuple(str(arguments.get(name)) for name in (*keys, *varied)), []).append((arguments, metrics))
+        key = [arguments.get(name) for name in (*keys, *varied)]
+        key = tuple(value if isinstance(value, (int, float)) else str(value) for value in key)
+        groups.setdefault(key, []).append((arguments, metrics))
     if not groups:
         raise data.BadInput(f"{folder}: no finished run in it; give the folder that holds the run folders")
     classes = list(runs[0][1]["dice"])
     rankings = ("score", "loss", "softmin")
     titles = [*keys, *varied, *classes, *(f"AUROC by {name}" for name in rankings), "by score, unseen", "seeds"]
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
-    for key, members in sorted(groups.items()):
+    for key in sorted(groups, key=lambda values: [(isinstance(value, str), value) for value in values]):
+        members = groups[key]
         paper = key[0].partition(":")[0] != "phantoms" and paper_row(members[0][0], classes) or [None] * len(classes)
         cells = [mean_and_spread(metrics["dice"][name] for _, metrics in members)
                  + (f" ({reference:.3f})" if reference else "") for name, reference in zip(classes, paper)]
@@ -240,7 +243,7 @@ def print_table(folder):
             audits = [metrics["audit"][part] for _, metrics in members]
             cells.append(mean_and_spread(audit and audit[name]["auroc"] for audit in audits))
         cells.append(" ".join(map(str, sorted(arguments["seed"] for arguments, _ in members))))
-        print("| " + " | ".join([*key, *cells]) + " |")
+        print("| " + " | ".join([*map(str, key), *cells]) + " |")
 
 
 def mean_and_spread(values):

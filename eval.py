@@ -144,9 +144,9 @@ def evaluate(unet, qam, classes, training, test, device, lam):
     """
     rows = label_rows(unet, qam, training, device, lam)
     found = predict(unet, torch.from_numpy(test.images).to(device)).cpu()
+    unseen = label_rows(unet, qam, test, device, lam) if test.noisy.any() else []
     return {"dice": dice_figures(found, torch.from_numpy(test.clean), classes),
-            "audit": {"training": audit_figures(rows),
-                      "unseen": audit_figures(label_rows(unet, qam, test, device, lam))}}, rows
+            "audit": {"training": audit_figures(rows), "unseen": audit_figures(unseen)}}, rows
 
 
 def write_report(out, unet, classes, training, rows, log, device):
@@ -342,23 +342,6 @@ def ticks(low, high, count, smallest=0.0):
     return [(value, f"{value:.{decimals}f}") for value in values]
 
 
-def draw_curves(canvas, curves, place, box):
-    """Draw line_chart's `curves`, bands and lines, on `canvas`; `place` (epochs, y) gives the pixels, `box` clips."""
-    for part in ("band", "line"):  # all bands first, so that none dulls another curve's line
-        for _, y, colour, spread in curves:
-            ink = Image.new("L", (2 * canvas.width, 2 * canvas.height))  # twice the size, then reduced: smooth edges
-            pen, epochs = ImageDraw.Draw(ink), np.arange(1, len(y) + 1)
-            for run in np.ma.clump_unmasked(np.ma.masked_invalid(y)):  # slices of epochs without a gap
-                under, middle, over = (2 * np.stack(place(epochs, y + s * spread), axis=1)[run] for s in (-1, 0, 1))
-                if part == "band":
-                    pen.polygon([*map(tuple, under), *map(tuple, over[::-1])], fill=48 if spread.any() else 0)
-                elif len(middle) == 1:  # a value between two gaps: a dot
-                    pen.ellipse([*(middle[0] - 6), *(middle[0] + 6)], fill=255)
-                else:
-                    pen.line([*map(tuple, middle)], fill=255, width=4, joint="curve")
-            canvas.paste(colour, box, ink.resize(canvas.size, Image.LANCZOS).crop(box))
-
-
 def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
     """Curves over the epochs 1..E, as an RGB picture of `size` (width, height). A NaN leaves a gap.
 
@@ -367,45 +350,54 @@ def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
     curves = [(label, np.asarray(y, float), colour, np.nan_to_num(spread[0] if spread else np.zeros(len(y))))
               for label, y, colour, *spread in curves]
     values = np.concatenate([[*(y - spread), *(y + spread)] for _, y, _, spread in curves])
-    low, high = y_range or (min(values[np.isfinite(values)], default=0), max(values[np.isfinite(values)], default=1))
-    y_ticks, last = ticks(low, high, 5), max(2, max(len(y) for _, y, _, _ in curves))
+    values = values[np.isfinite(values)]
+    y_ticks = ticks(*(y_range or (min(values, default=0), max(values, default=1))), 5)
     low, high = y_range or (y_ticks[0][0], y_ticks[-1][0])
-    canvas, font = Image.new("RGB", size, WHITE), ImageFont.load_default(size=14)
+    last = max(2, max(len(y) for _, y, _, _ in curves))
+    width, height = 2 * size[0], 2 * size[1]  # drawn at twice the size, then reduced: smooth edges
+    canvas, font = Image.new("RGB", (width, height), WHITE), ImageFont.load_default(size=28)
     draw = ImageDraw.Draw(canvas)
-    left = int(max(66, 40 + max(font.getlength(text) for _, text in y_ticks)))
-    right, bottom = size[0] - 20, size[1] - 54
-
-    draw.text((left, 24), title, TEXT, fitted(title, right - left, 18), anchor="lm")
-    x, top = left, 48  # the legend goes between title and panel, where it hides no curve
+    left, right, bottom = 80 + int(max(font.getlength(text) for _, text in y_ticks)), width - 40, height - 108
+    draw.text((left, 48), title, TEXT, fitted(title, right - left, 36), anchor="lm")
+    x, top = left, 96  # the legend goes between title and panel, where it hides no curve
     for label, _, colour, _ in curves:
-        width = 29 + font.getlength(label)
-        if x > left and x + width > right:
-            x, top = left, top + 20
-        draw.line((x, top, x + 22, top), colour, 3)
-        draw.text((x + 29, top), label, TEXT, font, anchor="lm")
-        x += width + 18
-    top += 24
+        length = 58 + font.getlength(label)
+        if x > left and x + length > right:
+            x, top = left, top + 40
+        draw.line((x, top, x + 44, top), colour, 6)
+        draw.text((x + 58, top), label, TEXT, font, anchor="lm")
+        x += length + 36
+    top += 48
 
     def place(epoch, y):
-        """Pixel position; clipped well outside the panel, because Pillow cannot draw to arbitrarily far points."""
-        y = np.clip(y, 2 * low - high, 2 * high - low)
-        return left + (epoch - 1) / (last - 1) * (right - left), bottom - (y - low) / (high - low) * (bottom - top)
+        y = (np.clip(y, low, high) - low) / (high - low)
+        return left + (epoch - 1) / (last - 1) * (right - left), bottom - y * (bottom - top)
 
+    spans = [(np.arange(len(y))[span], y[span], colour, spread[span]) for _, y, colour, spread in curves
+             for span in np.ma.clump_unmasked(np.ma.masked_invalid(y))]  # slices of epochs without a gap
+    for epochs, y, colour, spread in spans:  # all bands first, so that none hides another curve's line
+        edge = [*zip(*place(epochs + 1, y - spread)), *zip(*place(epochs[::-1] + 1, (y + spread)[::-1]))]
+        band = Image.new("L", canvas.size)
+        ImageDraw.Draw(band).polygon(edge, fill=48 if spread.any() else 0)
+        canvas.paste(colour, mask=band)
     for value, text in y_ticks:
         if low - 1e-9 <= value <= high + 1e-9:
-            y = round(place(1, value)[1])
-            draw.line((left, y, right, y), LINE)
-            draw.text((left - 8, y), text, TEXT, font, anchor="rm")
+            y = place(1, value)[1]
+            draw.line((left, y, right, y), LINE, 2)
+            draw.text((left - 16, y), text, TEXT, font, anchor="rm")
     for epoch, text in [(1, "1"), *((e, t) for e, t in ticks(1, last, 6, smallest=1) if 1 < e <= last)]:
-        x = round(place(epoch, low)[0])
-        draw.line((x, bottom, x, bottom + 5), AXIS)
-        draw.text((x, bottom + 9), text, TEXT, font, anchor="mt")
-    draw.line((left, bottom, right, bottom), AXIS)
-    draw.text(((left + right) / 2, size[1] - 10), x_label, TEXT, font, anchor="mb")
-    canvas.paste(text_block(y_label, bottom - top).rotate(90, expand=True), (4, top))
-    # A little more than the panel: a line along its edge keeps its full thickness.
-    draw_curves(canvas, curves, place, box=(left - 3, top - 2, right + 3, bottom + 2))
-    return canvas
+        x = place(epoch, low)[0]
+        draw.line((x, bottom, x, bottom + 10), AXIS, 2)
+        draw.text((x, bottom + 18), text, TEXT, font, anchor="mt")
+    draw.line((left, bottom, right, bottom), AXIS, 2)
+    for epochs, y, colour, _ in spans:
+        points = [*zip(*place(epochs + 1, y))]
+        draw.line(points, colour, 5, joint="curve")
+        if len(points) == 1:  # a value between two gaps: a dot
+            draw.circle(points[0], 7, colour)
+    draw.text(((left + right) / 2, height - 20), x_label, TEXT, font, anchor="mb")
+    canvas.paste(text_block(y_label, bottom - top, 28).rotate(90, expand=True), (8, top))
+    return canvas.resize(size, Image.LANCZOS)
 
 
 def boundary(mask):

@@ -73,9 +73,9 @@ def parse_arguments(argv=None):
     add("--lam", type=number(float, 0), default=2.0, help="lambda of eq. (2), the bound on a score")
     add("--size", type=number(int, 1), default=128, help="height and width of the pictures the networks see, in pixels")
     add("--epochs", type=number(int, 1), default=40, help="passes over the training data")
-    add("--batch", type=number(int, 2), default=32, help="samples in a mini-batch, weights sum to 1; better 8 or more")
+    add("--batch", type=number(int, 2), default=16, help="samples in a mini-batch, weights sum to 1; better 8 or more")
     add("--lr", type=number(float, 0), default=1e-2, help="the U-Net's learning rate, at its highest")
-    add("--qam-lr", type=number(float, 0), default=2e-4, help="the QAM's learning rate, at its highest")
+    add("--qam-lr", type=number(float, 0), default=4e-4, help="the QAM's learning rate, at its highest")
     add("--beta2", type=number(float, 0, 0.99999), default=0.99, help="Adam's decay of squared gradients")
     add("--schedule", default="one-cycle", choices=("one-cycle", "constant"), help="of both learning rates")
     add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,

@@ -34,6 +34,11 @@ def run(main):
     except (BadInput, OSError, MemoryError) as error:
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:  # torch's way of running out of memory
+        if "memory" not in str(error):
+            raise
+        print(f"{Path(sys.argv[0]).name}: out of memory; choose a smaller --size or --batch", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; train.py --resume goes on after the last finished epoch", file=sys.stderr)
         sys.exit(130)
@@ -114,6 +119,7 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
         operation[i] = kinds[rng.integers(len(kinds))]
         pixels[i] = rng.integers(band[0], band[1] + 1)
         noisy[i] = DAMAGE[operation[i]](labels[i], pixels[i], rng)
+        pixels[i] *= operation[i] != "omit"  # which has no radius
     return noisy, operation, pixels
 
 

@@ -17,22 +17,15 @@ from PIL import Image, ImageDraw, ImageFont
 import data
 import pal
 
-PAPER = {  # Table 1. (noise, band, strategy): Dice of lungs, heart, clavicles, average
-    (0.00, "", "baseline"): (.943, .941, .862, .915), (0.00, "", "qam"): (.939, .923, .831, .898),
-    (0.00, "", "qam+ocm"): (.941, .940, .852, .911),
-    (0.25, "1-8", "baseline"): (.868, .888, .538, .765), (0.25, "1-8", "qam"): (.925, .926, .748, .866),
-    (0.25, "1-8", "qam+ocm"): (.936, .925, .823, .895),
-    (0.50, "1-8", "baseline"): (.873, .884, .539, .765), (0.50, "1-8", "qam"): (.922, .925, .726, .857),
-    (0.50, "1-8", "qam+ocm"): (.936, .929, .828, .898),
-    (0.75, "1-8", "baseline"): (.820, .828, .512, .720), (0.75, "1-8", "qam"): (.898, .825, .536, .753),
-    (0.75, "1-8", "qam+ocm"): (.937, .939, .809, .895),
-    (0.25, "5-13", "baseline"): (.865, .857, .422, .715), (0.25, "5-13", "qam"): (.893, .835, .615, .781),
-    (0.25, "5-13", "qam+ocm"): (.935, .935, .801, .890),
-    (0.50, "5-13", "baseline"): (.755, .807, .393, .652), (0.50, "5-13", "qam"): (.828, .853, .491, .714),
-    (0.50, "5-13", "qam+ocm"): (.942, .942, .853, .912),
-    (0.75, "5-13", "baseline"): (.745, .738, .381, .621), (0.75, "5-13", "qam"): (.770, .772, .366, .636),
-    (0.75, "5-13", "qam+ocm"): (.938, .937, .801, .892),
-}
+TABLE_1 = {  # of the paper. (noise, band): Dice of lungs, heart, clavicles, average by baseline, by QAM, by QAM+OCM
+    (0.00, ""): ((.943, .941, .862, .915), (.939, .923, .831, .898), (.941, .940, .852, .911)),
+    (0.25, "1-8"): ((.868, .888, .538, .765), (.925, .926, .748, .866), (.936, .925, .823, .895)),
+    (0.50, "1-8"): ((.873, .884, .539, .765), (.922, .925, .726, .857), (.936, .929, .828, .898)),
+    (0.75, "1-8"): ((.820, .828, .512, .720), (.898, .825, .536, .753), (.937, .939, .809, .895)),
+    (0.25, "5-13"): ((.865, .857, .422, .715), (.893, .835, .615, .781), (.935, .935, .801, .890)),
+    (0.50, "5-13"): ((.755, .807, .393, .652), (.828, .853, .491, .714), (.942, .942, .853, .912)),
+    (0.75, "5-13"): ((.745, .738, .381, .621), (.770, .772, .366, .636), (.938, .937, .801, .892))}
+PAPER = {(*key, name): row for key, rows in TABLE_1.items() for name, row in zip(("baseline", "qam", "qam+ocm"), rows)}
 CHUNK = 32  # pictures evaluated at once
 # Okabe and Ito's palette: its colours stay distinct under the common kinds of colour blindness.
 CLEAN, NOISY, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
@@ -127,6 +120,17 @@ def audit_figures(rows):
     return figures
 
 
+def pick_figures(rows):
+    """How clean a pick by score is: as many labels as are clean, the best-scored; its AUROC, and that of the loss."""
+    noisy, scores, losses = (np.array([row[name] for row in rows]) for name in ("noisy", "score", "loss"))
+    clean = noisy == 0
+    if clean.all() or not clean.any():
+        return dict.fromkeys(("auroc", "precision", "random_precision", "loss_auroc"))
+    picked = np.argsort(-scores, kind="stable")[:clean.sum()]
+    return {"auroc": auroc(scores, clean), "precision": float(clean[picked].mean()),
+            "random_precision": float(clean.mean()), "loss_auroc": auroc(-losses, clean)}
+
+
 def label_rows(unet, qam, cases, device, lam):
     """A dict of figures for each label of `cases`; weights are times N, and as if all labels were one mini-batch."""
     images, labels = (torch.from_numpy(array).to(device) for array in (cases.images, cases.labels))
@@ -139,13 +143,13 @@ def label_rows(unet, qam, cases, device, lam):
 
 
 def evaluate(unet, qam, classes, training, test, device, lam):
-    """Figures of a trained run: Dice on the clean test labels, the audit of the training labels, and that of test
-    labels which were corrupted alike but never trained on. Returns them and the rows of the training labels.
+    """Figures of a trained run: Dice on the clean test labels, pick and audit of the training labels, and the audit of
+    test labels which were corrupted alike but never trained on. Returns them and the rows of the training labels.
     """
     rows = label_rows(unet, qam, training, device, lam)
     found = predict(unet, torch.from_numpy(test.images).to(device)).cpu()
     unseen = label_rows(unet, qam, test, device, lam) if test.noisy.any() else []
-    return {"dice": dice_figures(found, torch.from_numpy(test.clean), classes),
+    return {"dice": dice_figures(found, torch.from_numpy(test.clean), classes), "pick": pick_figures(rows),
             "audit": {"training": audit_figures(rows), "unseen": audit_figures(unseen)}}, rows
 
 
@@ -260,13 +264,8 @@ def training_curves(log, classes):
     def column(name):
         return np.array([float(row[name]) for row in log])
 
-    def joined(y):
-        """Straight lines where Dice was not measured, from the first time that it was."""
-        known, epochs = np.flatnonzero(np.isfinite(y)), np.arange(len(y))
-        return np.interp(epochs, known, y[known], left=np.nan) if len(known) else y
-
     colours = [CLEAN, NOISY, GREEN, PURPLE, ORANGE, SKY]
-    dice = [(name, joined(column(f"dice_{name}")), colours[k % len(colours)])
+    dice = [(name, column(f"dice_{name}"), colours[k % len(colours)])
             for k, name in enumerate((*classes, "average"))]
     kinds = (("clean", CLEAN), ("noisy", NOISY))
     losses = [(f"{kind} labels", column(f"loss_{kind}"), colour) for kind, colour in kinds]
@@ -296,7 +295,7 @@ def sample_sheet(unet, training, device):
         clean = (training.clean[i], RED)
         rows.append([overlay(training.images[i], outlines) for outlines in
                      ([], [clean], [(training.labels[i], YELLOW), clean], [(prediction, YELLOW), clean])])
-        known = {"": "label as it is", "given": "differs from the clean label"}
+        known = {"": "label as it is", "given": "differs from the clean label", "omit": "one class left out"}
         done = known.get(operation[i], f"{operation[i]} {training.pixels[i]} pixels")
         captions.append(f"{training.names[i]}: {done}")
     return sheet(rows, ["image", "clean label", "given label (yellow)", "prediction (yellow)"], captions)
@@ -310,8 +309,6 @@ def suspect_sheet(unet, cases, rows, chosen, device):
         tiles.append(overlay(cases.images[i], [(prediction, SKY), (cases.labels[i], YELLOW)]))
         truth = f", {rows[i]['operation']} {rows[i]['pixels'] or ''}" if rows[i]["noisy"] else ""
         captions.append(f"{rank + 1}. {rows[i]['name']}\nscore {rows[i]['score']:.2f}{truth}")
-    spare = -len(tiles) % 4
-    tiles, captions = tiles + spare * [Image.new("RGB", tiles[0].size, WHITE)], captions + spare * [""]
     return sheet([tiles[k:k + 4] for k in range(0, len(tiles), 4)],
                  ["yellow: label", "blue: network", "lowest scores first", ""],
                  [captions[k:k + 4] for k in range(0, len(tiles), 4)])
@@ -343,7 +340,7 @@ def ticks(low, high, count, smallest=0.0):
 
 
 def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
-    """Curves over the epochs 1..E, as an RGB picture of `size` (width, height). A NaN leaves a gap.
+    """Curves over the epochs 1..E, as an RGB picture of `size` (width, height). NaNs are left out.
 
     curves: (label, y (E,), colour) or (label, y (E,), colour, spread (E,)), the latter with a pale band y +- spread.
     """
@@ -373,9 +370,9 @@ def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
         y = (np.clip(y, low, high) - low) / (high - low)
         return left + (epoch - 1) / (last - 1) * (right - left), bottom - y * (bottom - top)
 
-    spans = [(np.arange(len(y))[span], y[span], colour, spread[span]) for _, y, colour, spread in curves
-             for span in np.ma.clump_unmasked(np.ma.masked_invalid(y))]  # slices of epochs without a gap
-    for epochs, y, colour, spread in spans:  # all bands first, so that none hides another curve's line
+    known = [(np.flatnonzero(np.isfinite(y)), y[np.isfinite(y)], colour, spread[np.isfinite(y)])
+             for _, y, colour, spread in curves if np.isfinite(y).any()]
+    for epochs, y, colour, spread in known:  # all bands first, so that none hides another curve's line
         edge = [*zip(*place(epochs + 1, y - spread)), *zip(*place(epochs[::-1] + 1, (y + spread)[::-1]))]
         band = Image.new("L", canvas.size)
         ImageDraw.Draw(band).polygon(edge, fill=48 if spread.any() else 0)
@@ -390,10 +387,10 @@ def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
         draw.line((x, bottom, x, bottom + 10), AXIS, 2)
         draw.text((x, bottom + 18), text, TEXT, font, anchor="mt")
     draw.line((left, bottom, right, bottom), AXIS, 2)
-    for epochs, y, colour, _ in spans:
+    for epochs, y, colour, _ in known:
         points = [*zip(*place(epochs + 1, y))]
         draw.line(points, colour, 5, joint="curve")
-        if len(points) == 1:  # a value between two gaps: a dot
+        if len(points) == 1:
             draw.circle(points[0], 7, colour)
     draw.text(((left + right) / 2, height - 20), x_label, TEXT, font, anchor="mb")
     canvas.paste(text_block(y_label, bottom - top, 28).rotate(90, expand=True), (8, top))
@@ -487,6 +484,8 @@ def main(argv=None):
         arguments = {**arguments, "noise": None}  # no row of the paper
     else:
         found, training, test = data.load(**{name: arguments[name] for name in data.LOAD})
+        if training.names != checkpoint["names"]:
+            raise data.BadInput(f"{arguments['data']} is no longer what {out} was trained on; give it as --data")
     if found != classes:
         raise data.BadInput(f"the data have {', '.join(found)}; {options.run} was trained on {', '.join(classes)}")
     out.mkdir(exist_ok=True)

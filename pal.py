@@ -22,7 +22,7 @@ def conv3x3(inputs, outputs, pool=False):
 
     The networks that the paper names have no normalisation; without it the scores of a mini-batch drift together to
     where tanh is flat and its gradient gone. The ReLU is leaky because with a plain one a class could stay empty for
-    good: where all its last features are zero, no gradient passes. Pooling comes before both: they then cost a quarter.
+    good: where all its last features are zero, no gradient passes. Pooling comes before both: that makes them cheaper.
     """
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), *[nn.MaxPool2d(2)] * pool,
                          nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1, inplace=True))
@@ -146,8 +146,8 @@ def area_trend(losses, labels, weights):
 
     and subtracted from the loss that the QAM sees, in the manner of a control variate: what a known quantity explains
     is taken out of the signal. To the U-Net it is a constant, and its weighted sum is 0, so that the value of eq. (1)
-    and the U-Net's gradient stay; the QAM's gradient changes, which is the purpose. Detached because that weighted sum
-    is 0 whatever the weights are: as a function of them it would teach nothing.
+    and the U-Net's gradient stay; the QAM's gradient changes, which is the purpose. It is detached: the weighted sum
+    is 0 whatever the weights are, so that as a function of them it would teach nothing.
 
     The fit trusts labels as the QAM does, and less the further their area is from the weighted mean (Cauchy's weight
     function, one half at two standard deviations): where all bad labels are too large, they must not bend the line

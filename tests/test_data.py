@@ -85,8 +85,9 @@ def test_other_kinds_of_noise_do_what_their_names_say():
     rim = kinds["dilate"] & ~kinds["erode"]
     assert (kinds["ragged"] == clean)[~rim].all()  # off by no more than n
     assert 0.3 < kinds["ragged"][rim].mean() < 0.7 and (kinds["ragged"] != clean).any(axis=(2, 3)).all()
-    operation = data.corrupt_labels(clean, 1.0, (6, 6), 0, "shift-omit-ragged")[1]
+    _, operation, pixels = data.corrupt_labels(clean, 1.0, (6, 6), 0, "shift-omit-ragged")
     assert set(operation) == {"shift", "omit", "ragged"}
+    assert all((n == 0) == (kind == "omit") for n, kind in zip(pixels, operation))  # nothing was moved by n pixels
 
 
 def test_noise_is_made_on_the_256_grid_at_every_size():

@@ -3,6 +3,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def test_run_folder_is_complete(finished):
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics["dice"]) == ["lungs", "heart", "clavicles", "average"]
     assert metrics["dice"]["average"] == pytest.approx(np.mean([metrics["dice"][name] for name in data.CLASSES]))
+    assert set(metrics["pick"]) == {"auroc", "precision", "random_precision", "loss_auroc"}
     assert set(metrics["audit"]) == {"training", "unseen"}
     assert metrics["seconds"]["total"] >= metrics["seconds"]["train"] > 0
     config = json.loads((out / "config.json").read_text())
@@ -62,9 +64,13 @@ def test_tables_agree_with_the_metrics(finished):
     assert metrics["audit"]["training"]["score"]["auroc"] == pytest.approx(np.mean(pairs))
     pairs = [a < b for a in losses[clean] for b in losses[~clean]]
     assert metrics["audit"]["training"]["loss"]["auroc"] == pytest.approx(np.mean(pairs))
+    best = sorted(range(20), key=lambda i: -scores[i])[:10]
+    assert metrics["pick"]["precision"] == pytest.approx(np.mean([clean[i] for i in best]))
+    assert metrics["pick"]["random_precision"] == 0.5
+    for mine, name in (("auroc", "score"), ("loss_auroc", "loss")):  # clean found by a high, noisy by a low score
+        assert metrics["pick"][mine] == pytest.approx(metrics["audit"]["training"][name]["auroc"])
     assert float(log[-1]["dice_average"]) == metrics["dice"]["average"]
-    weights = [float(row["weight"]) for row in rows]
-    assert sum(weights) == pytest.approx(20) and max(weights) / min(weights) <= math.exp(4) + 1e-6
+    assert sum(float(row["weight"]) for row in rows) == pytest.approx(20)
     assert all((row["operation"] == "") == (row["pixels"] == "0") for row in rows)
 
 
@@ -159,7 +165,7 @@ def test_default_noise_and_run_folders_are_those_of_the_readme(tmp_path, monkeyp
         options = train.parse_arguments(words.split())
         assert options.noise == noise
         settings = {name: value for name, value in vars(options).items() if name not in ("out", "resume", "paper")}
-        if words and noise in (0.5, 0) and ":" not in words and "mine" not in words:
+        if words.startswith(("--noise", "--data FOLDER")):
             assert str(train.run_folder(options, settings)) in text
     options = train.parse_arguments(["--shift", "0"])
     settings = {name: value for name, value in vars(options).items() if name not in ("out", "resume", "paper")}
@@ -187,7 +193,7 @@ def test_auroc_counts_pairs_and_halves_ties():
     (["--noise-kind", "erode-melt"], "erode-melt"),
     (["--band", "13-5"], "13-5"), (["--band", "0-3"], "0-3"), (["--band", "5"], "--band"),
     (["--size", "100"], "96 or 128"),
-    (["--data", "phantoms:2"], "phantoms:2"), (["--data", "nowhere"], "no such folder"), (["--batch", "1"], "--batch"),
+    (["--data", "phantoms:3", "--width", "10000000"], "out of memory; choose"), (["--data", "phantoms:2"], "phantoms:2"), (["--data", "nowhere"], "no such folder"), (["--batch", "1"], "--batch"),
     (["--strategy", "best"], "qam+ocm"),
     (["--device", "tpu9"], "tpu9"), (["--epochs", "0"], "--epochs"), (["--nose", "0.5"], "--nose")])
 def test_bad_arguments_get_one_line_and_leave_nothing(arguments, message, tmp_path):
@@ -203,6 +209,19 @@ def test_existing_folder_is_not_touched(tmp_path):
         done = run("train.py", *TINY, "--out", tmp_path / "mine", *resume)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "choose another --out" in done.stderr
         assert [p.name for p in (tmp_path / "mine").iterdir()] == ["config.txt"]
+
+
+def test_data_that_changed_since_are_refused(finished, tmp_path):
+    """A new split would turn training images into test images."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    checkpoint["names"][0] = "another"
+    torch.save(checkpoint, out / "checkpoint.pt")
+    (out / "metrics.json").unlink()
+    for script, *arguments in (("eval.py", out), ("train.py", *TINY, "--noise", "0.5", "--out", out, "--resume")):
+        done = run(script, *arguments)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no longer what" in done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------- the audit
@@ -387,12 +406,3 @@ def test_every_command_in_the_readme_runs(tmp_path):
             assert done.returncode == 0, (script, arguments, done.stderr)
             ran += 1
     assert ran > 8
-
-
-def test_every_flag_in_the_readme_exists():
-    known = {script: run(script, "--help").stdout for script in ("train.py", "eval.py")}
-    commands = re.findall(r"python (train\.py|eval\.py)([^#`\n]*)", (ROOT / "README.md").read_text())
-    assert len(commands) > 8
-    for script, arguments in commands:
-        for flag in re.findall(r"--[a-z0-9-]+", arguments):
-            assert re.search(f"{flag}(?![a-z0-9-])", known[script]), f"{script} {flag}"

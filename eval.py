@@ -276,7 +276,8 @@ def training_curves(log, classes):
     return stack([
         line_chart("Dice on clean test labels", dice, "epoch", "Dice", y_range=(0, 1)),
         line_chart("Loss per training label", losses + [("weighted, eq. (1)", column("loss"), GREEN)], "epoch", "loss"),
-        line_chart("Weight x N, mean and standard deviation", weights, "epoch", "weight x N"),
+        line_chart("Weight x N, mean and standard deviation", weights, "epoch", "weight x N",
+                   y_range=(0, np.nanmax([y + spread for _, y, _, spread in weights]))),
         line_chart("Scores, clean against noisy labels", [("AUROC", column("auroc"), PURPLE)], "epoch", "AUROC",
                    y_range=(0, 1))])
 

@@ -391,7 +391,7 @@ def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=None):
     for epochs, y, colour, _ in known:
         points = [*zip(*place(epochs + 1, y))]
         draw.line(points, colour, 5, joint="curve")
-        if len(points) == 1:
+        if len(points) == 1:  # of which a line would show nothing
             draw.circle(points[0], 7, colour)
     draw.text(((left + right) / 2, height - 20), x_label, TEXT, font, anchor="mb")
     canvas.paste(text_block(y_label, bottom - top, 28).rotate(90, expand=True), (8, top))

@@ -193,7 +193,8 @@ def test_auroc_counts_pairs_and_halves_ties():
     (["--noise-kind", "erode-melt"], "erode-melt"),
     (["--band", "13-5"], "13-5"), (["--band", "0-3"], "0-3"), (["--band", "5"], "--band"),
     (["--size", "100"], "96 or 128"),
-    (["--data", "phantoms:3", "--width", "10000000"], "out of memory; choose"), (["--data", "phantoms:2"], "phantoms:2"), (["--data", "nowhere"], "no such folder"), (["--batch", "1"], "--batch"),
+    (["--data", "phantoms:3", "--width", "10000000"], "out of memory; choose"),
+    (["--data", "phantoms:2"], "phantoms:2"), (["--data", "nowhere"], "no such folder"), (["--batch", "1"], "--batch"),
     (["--strategy", "best"], "qam+ocm"),
     (["--device", "tpu9"], "tpu9"), (["--epochs", "0"], "--epochs"), (["--nose", "0.5"], "--nose")])
 def test_bad_arguments_get_one_line_and_leave_nothing(arguments, message, tmp_path):

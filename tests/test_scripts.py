@@ -405,5 +405,15 @@ def test_every_command_in_the_readme_runs(tmp_path):
                          for word in arguments]
             done = run(script, *arguments, cwd=tmp_path)
             assert done.returncode == 0, (script, arguments, done.stderr)
+            assert str(ROOT) not in " ".join(arguments) or done.stdout.strip() in text, f"{arguments}: another table"
             ran += 1
     assert ran > 8
+
+
+def test_the_inline_scripts_of_the_readme_print_its_tables():
+    text = (ROOT / "README.md").read_text()
+    scripts = re.findall(r'^```\npython -c "\n(.*?)\n"\n```', text, re.DOTALL | re.MULTILINE)
+    assert len(scripts) == 2
+    for script in scripts:
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+        assert len(done.stdout.splitlines()) > 9 and done.stdout in text, done.stderr

@@ -7,13 +7,16 @@ The heart of a training step in another code base:
     trend = area_trend(losses, labels, weights)               # (N,), or None: not in the paper
     pick_and_learn_loss(losses, weights, trend).backward()    # eq. (1): both networks learn from it
 
-N is the mini-batch, H and W the picture in pixels; labels are bool or 0..1. Losses and weights need
-float32 or float64, hence .float() after networks that may run in half precision. Section and
-equation numbers are the paper's.
+N is the mini-batch; pictures are H x W pixels, or D x H x W voxels where dims=3. Labels are bool or
+0..1. Section and equation numbers are the paper's.
 """
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}  # by the number of spatial axes, `dims`
+POOLING = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+NORMALISATION = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 # ------------------------------------------------------------------------------------ the networks
@@ -21,49 +24,46 @@ import torch.nn.functional as F
 def standardise(images):
     """Grey images (N, H, W) -> (N, 1, H, W) float, each of mean 0 and standard deviation 1."""
     images = images[:, None].float()
-    deviation, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
-    return ((images - mean) / (deviation + 1e-6)).contiguous(memory_format=torch.channels_last)
+    deviation, mean = torch.std_mean(images, dim=tuple(range(2, images.ndim)), keepdim=True)
+    images = (images - mean) / (deviation + 1e-6)
+    if images.ndim == 4:
+        images = images.contiguous(memory_format=torch.channels_last)  # faster convolutions
+    return images
 
 
-def conv3x3(inputs, outputs, pool=False):
+def conv3x3(inputs, outputs, dims, pool=False):
     """3 x 3 convolution, batch normalisation, leaky ReLU: (N, inputs, H, W) -> (N, outputs, H, W).
 
-    With pool, H and W are halved before the normalisation, which is then cheaper.
     Not in the paper's networks: the normalisation (without it scores drift to where tanh is flat)
     and the leak (without it a class could stay empty for good).
     """
-    layers = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
+    layers = [CONVOLUTION[dims](inputs, outputs, 3, padding=1, bias=False)]
     if pool:
-        layers.append(nn.MaxPool2d(2))
-    layers += [nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1, inplace=True)]
+        layers.append(POOLING[dims](2))  # before the normalisation, which is then cheaper
+    layers += [NORMALISATION[dims](outputs), nn.LeakyReLU(0.1, inplace=True)]
     return nn.Sequential(*layers)
 
 
-def convolutions(inputs, outputs, times=2):
+def convolutions(inputs, outputs, dims, times=2):
     """One or two (`times`) `conv3x3` in a row: (N, inputs, H, W) -> (N, outputs, H, W)."""
-    both = [conv3x3(inputs, outputs), conv3x3(outputs, outputs)]
-    return nn.Sequential(*both[:times])  # drawn but unused: a seed gives the networks of our results
+    # both are always drawn, so that a seed gives the same networks as in the published results
+    layers = [conv3x3(inputs, outputs, dims), conv3x3(outputs, outputs, dims)]
+    return nn.Sequential(*layers[:times])
 
 
-class Down(nn.Module):
-    """One level down: max pooling, then two convolutions."""
+class Down(nn.Sequential):
+    """Max pooling, two convolutions: (N, inputs, H, W) -> (N, outputs, H / 2, W / 2)."""
 
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.pool = nn.MaxPool2d(2)
-        self.convolve = convolutions(inputs, outputs)
-
-    def forward(self, features):
-        """features (N, inputs, H, W) -> (N, outputs, H / 2, W / 2)."""
-        return self.convolve(self.pool(features))
+    def __init__(self, inputs, outputs, dims):
+        super().__init__(POOLING[dims](2), convolutions(inputs, outputs, dims))
 
 
 class Up(nn.Module):
-    """One level up: enlarges the features, puts the skip connection beside them, convolves."""
+    """Enlarges the features, puts the skip connection beside them, convolves once or twice."""
 
-    def __init__(self, channels, times):
+    def __init__(self, channels, dims, times):
         super().__init__()
-        self.convolve = convolutions(2 * channels, channels, times)
+        self.convolve = convolutions(2 * channels, channels, dims, times)
 
     def forward(self, features, skip):
         """features (N, channels, H / 2, W / 2), skip (N, channels, H, W) -> (N, channels, H, W)."""
@@ -75,23 +75,22 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015): `width` channels, doubled at each of `depth` halvings.
 
     Lighter than the original: padded convolutions, only one at full size, where each costs most;
-    up-convolutions are a 1 x 1 convolution and nearest-neighbour enlargement. H and W must be
-    multiples of 2^depth; ValueError says which are near.
+    up-convolutions are a 1 x 1 convolution and nearest-neighbour enlargement.
     """
 
-    def __init__(self, classes=3, width=8, depth=4, in_channels=1):
+    def __init__(self, classes=3, width=8, depth=4, in_channels=1, dims=2):
         super().__init__()
-        widths = [width * 2 ** level for level in range(depth + 1)]  # 8, 16, 32, 64, 128
         self.multiple = 2 ** depth  # H and W must be multiples of it
-        self.first = convolutions(in_channels, width, times=1)
+        widths = [width * 2 ** level for level in range(depth + 1)]  # 8, 16, 32, 64, 128
+        self.first = convolutions(in_channels, width, dims, times=1)
         self.down, self.halve, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level in range(depth):
-            self.down.append(Down(widths[level], widths[level + 1]))
+            self.down.append(Down(widths[level], widths[level + 1], dims))
         for level in reversed(range(depth)):
-            self.halve.append(nn.Conv2d(widths[level + 1], widths[level], 1, bias=False))
+            self.halve.append(CONVOLUTION[dims](widths[level + 1], widths[level], 1, bias=False))
         for level in reversed(range(depth)):
-            self.up.append(Up(widths[level], times=1 if level == 0 else 2))
-        self.head = nn.Conv2d(width, classes, 1)
+            self.up.append(Up(widths[level], dims, times=1 if level == 0 else 2))
+        self.head = CONVOLUTION[dims](width, classes, 1)
 
     def forward(self, images):
         """images (N, in_channels, H, W) -> logits (N, classes, H, W), for a sigmoid per class."""
@@ -111,38 +110,26 @@ class QAM(nn.Module):
 
     Small: `stages` of one convolution and pooling, an eighth of VGG's channels, no dense layers.
     The averaged map is linear, so that scores may be negative, and starts at zero: equal weights.
-    H and W must be multiples of 2^stages; ValueError says which are near.
     """
 
-    def __init__(self, classes=3, width=8, stages=5, in_channels=1):
+    def __init__(self, classes=3, width=8, stages=5, in_channels=1, dims=2):
         super().__init__()
         self.multiple = 2 ** stages  # H and W must be multiples of it
+        widths = [in_channels + classes]
+        widths += [width * 2 ** min(stage, 3) for stage in range(stages)]  # VGG: 64 128 256 512 512
         self.features = nn.Sequential()
-        channels = in_channels + classes
-        for stage in range(stages):
-            wider = width * 2 ** min(stage, 3)  # 8, 16, 32, 64, 64; VGG: 64, 128, 256, 512, 512
-            self.features.append(conv3x3(channels, wider, pool=True))
-            channels = wider
-        self.score = nn.Conv2d(channels, 1, 1)
+        for before, after in zip(widths, widths[1:]):
+            self.features.append(conv3x3(before, after, dims, pool=True))
+        self.score = CONVOLUTION[dims](widths[-1], 1, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 
     def forward(self, images, labels):
         """images (N, in_channels, H, W), labels (N, classes, H, W) in 0..1 -> raw scores t (N,)."""
         check_size(images.shape[2:], self.multiple)
-        features = self.features(torch.cat([images, labels.to(images.dtype)], dim=1))
-        return self.score(features).mean(dim=(1, 2, 3))  # "one-channel average pooling layer"
-
-
-def check_size(size, multiple):
-    """ValueError, naming the nearest sizes that do, where a length is no multiple of `multiple`."""
-    for length in size:
-        if length % multiple or not length:
-            below = length // multiple * multiple
-            near = f"{below} or {below + multiple}" if below else f"{multiple}"
-            raise ValueError(
-                f"pictures of {size[0]} x {size[1]} pixels: the network halves them down to "
-                f"1/{multiple}, and {length} is no multiple of {multiple}; use {near}")
+        both = torch.cat([images, as_floats(labels, images.dtype)], dim=1)
+        score_map = self.score(self.features(both))  # (N, 1, H / 2^stages, W / 2^stages)
+        return score_map.flatten(1).mean(dim=1)  # "one-channel average pooling layer"
 
 
 # ------------------------------------------------------------------------------ scores and weights
@@ -159,15 +146,19 @@ def quality_weights(scores, lam=2.0):
     """Raw scores t (N,) -> weights (N,) of sum 1: a softmax over the mini-batch (section 2.1).
 
     With the OCM no weight is more than e^(2 lam) times another; lam=None leaves the OCM out (the
-    paper's "QAM" rows). A weight is relative to its mini-batch: gather the scores of several
-    processes, with their gradients, before the softmax.
+    paper's "QAM" rows). ValueError where the QAM would learn from a single sample: from nothing.
     """
+    check_precision("scores", scores)
+    check_shape("scores", scores, (scores.numel(),))
+    if len(scores) == 1 and scores.requires_grad:
+        raise ValueError("a mini-batch of one sample: its weight is 1 whatever its score, and the "
+                         "QAM learns nothing; use two or more, and drop_last=True in a DataLoader")
     if lam is not None:
         scores = overfitting_control(scores, lam)
     return torch.softmax(scores, dim=0)
 
 
-# ---------------------------------------------------------------------------------------- the loss
+# ------------------------------------------------------------------------- the loss and the metric
 
 def sample_losses(logits, labels):
     """L_i of eq. (1) per class: logits and labels (N, classes, H, W) -> losses (N, classes).
@@ -175,30 +166,35 @@ def sample_losses(logits, labels):
     BCE + soft Dice loss; the paper names none. Before the U-Net has learnt shapes, BCE favours
     small labels and Dice large ones: together they mislead the QAM less.
     """
-    labels = labels.to(logits.dtype)
-    bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=(2, 3))
+    check_precision("logits", logits)
+    check_shape("labels", labels, logits.shape)
+    logits, labels = pixels(logits), pixels(as_floats(labels, logits.dtype))
+    bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=2)
     probabilities = torch.sigmoid(logits)
-    overlap = (probabilities * labels).sum(dim=(2, 3))  # (N, classes)
-    total = probabilities.sum(dim=(2, 3)) + labels.sum(dim=(2, 3))
+    overlap = (probabilities * labels).sum(dim=2)  # (N, classes)
+    total = probabilities.sum(dim=2) + labels.sum(dim=2)
     return bce + 1 - (2 * overlap + 1) / (total + 1)  # + 1 pixel: never 0 / 0
 
 
 def area_trend(losses, labels, weights):
-    """What the areas of labels alone predict of their losses. Not in the paper: see the README.
+    """What areas of labels alone predict of their losses: (N,), without gradient. Not in the paper.
 
-    losses (N, classes), labels (N, classes, H, W), weights (N,) of sum 1 -> (N,), without gradient.
-    Each class has a line of losses over areas a, by least squares that trust unusual areas less:
-    trend_i = mean over classes of  slope (a_i - sum_j weight_j a_j); its weighted sum is 0.
+    losses (N, classes), labels (N, classes, H, W) or their areas (N, classes, 1, 1), weights (N,):
+    a line of losses over areas per class, which trusts unusual areas less. Limits: it explains the
+    only label of another area entirely; areas within a millionth of the picture count as equal.
     """
-    losses, weights = losses.detach(), weights.detach()[:, None]
-    areas = labels.to(losses.dtype).mean(dim=(2, 3))  # (N, classes), as a share of the picture
+    losses = per_class(losses.detach())
+    areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the picture
+    check_shape("losses", losses, areas.shape)
+    check_shape("weights", weights, losses.shape[:1])
+    weights = weights.detach()[:, None]  # (N, 1)
     centred = areas - (weights * areas).sum(dim=0)
     variance = (weights * centred.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
     trust = weights / (1 + centred.square() / (4 * variance))  # halved at 2 standard deviations
     distance = areas - (trust * areas).sum(dim=0) / trust.sum(dim=0)
     covariance = (trust * distance * losses).sum(dim=0)
     slopes = covariance / (trust * distance.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
-    return (slopes * centred).mean(dim=1)
+    return (slopes * centred).mean(dim=1)  # its weighted sum is 0: the value of eq. (1) stays
 
 
 def pick_and_learn_loss(losses, weights, trend=None):
@@ -209,16 +205,13 @@ def pick_and_learn_loss(losses, weights, trend=None):
     A score s = Phi(t) sinks where a loss, less its trend, is above Loss: dLoss/ds_i = weight_i
     (L_i - trend_i - Loss). Weights of 1 / N make it the plain mean: the baseline.
     """
-    if weights.shape != losses.shape[:1]:
-        raise ValueError(f"weights of shape {tuple(weights.shape)}: "
-                         f"one per sample is needed, ({len(losses)},)")
-    per_sample = losses.mean(dim=1)
+    per_sample = per_class(losses).mean(dim=1)
+    check_shape("weights", weights, per_sample.shape)
     if trend is not None:
+        check_shape("trend", trend, per_sample.shape)
         per_sample = per_sample - trend
     return (weights * per_sample).sum()
 
-
-# -------------------------------------------------------------------------------------- the metric
 
 def dice(prediction, truth):
     """Dice of bool masks (N, classes, H, W) -> (N, classes); 1 where both are empty.
@@ -227,6 +220,60 @@ def dice(prediction, truth):
     """
     if prediction.dtype != torch.bool or truth.dtype != torch.bool:
         raise TypeError(f"dice takes bool masks, not {prediction.dtype} and {truth.dtype}")
-    overlap = (prediction & truth).sum(dim=(2, 3))
-    total = prediction.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+    check_shape("truth", truth, prediction.shape)
+    prediction, truth = pixels(prediction), pixels(truth)
+    overlap = (prediction & truth).sum(dim=2)
+    total = prediction.sum(dim=2) + truth.sum(dim=2)
     return torch.where(total == 0, 1.0, 2.0 * overlap / total.clamp_min(1))
+
+
+# ---------------------------------------------------------------------- what is taken, and refused
+
+def pixels(masks):
+    """(N, classes, H, W) or (N, classes, D, H, W) -> (N, classes, pixels), else a ValueError."""
+    if masks.ndim not in (4, 5):
+        raise ValueError(f"shape {tuple(masks.shape)}: (N, classes, H, W) is needed, with D in 3D")
+    return masks.flatten(2)
+
+
+def as_floats(labels, dtype):
+    """Labels as floats; ValueError for integers that are not 0 and 1. Floats are not looked at."""
+    if labels.dtype != torch.bool and not labels.is_floating_point():
+        if labels.min() < 0 or labels.max() > 1:
+            raise ValueError(f"labels of {labels.min()} to {labels.max()}: 0 and 1 are needed; use "
+                             "labels > 0 for masks of 0 and 255, one_hot for numbers of classes")
+    return labels.to(dtype)
+
+
+def per_class(losses):
+    """Losses (N,), (N, classes) or (N, classes, ...) -> (N, classes): further axes are averaged."""
+    check_precision("losses", losses)
+    if losses.ndim == 0:
+        raise ValueError('losses are one number: one per sample is needed; use reduction="none"')
+    if losses.ndim == 1:
+        losses = losses[:, None]
+    while losses.ndim > 2:
+        losses = losses.mean(dim=-1)
+    return losses
+
+
+def check_shape(name, tensor, shape):
+    """ValueError where the shape is another one: PyTorch might stretch the tensor silently."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)}: {tuple(shape)} is needed")
+
+
+def check_precision(name, tensor):
+    """TypeError for less than float32: sums over many pixels and small areas need it."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} are {tensor.dtype}: float32 or float64 is needed; use .float()")
+
+
+def check_size(size, multiple):
+    """ValueError, naming lengths that do, where one is no multiple of `multiple`."""
+    for length in size:
+        if length == 0 or length % multiple:
+            lengths = " x ".join([str(length) for length in size])
+            below = max(multiple, length // multiple * multiple)
+            raise ValueError(f"pictures of {lengths} pixels: the network needs multiples of "
+                             f"{multiple}, and {length} is none; use {below} or {below + multiple}")

@@ -224,6 +224,11 @@ def test_unet_gives_logits_of_the_size_of_the_image(classes, width, depth, size)
     assert logits.min() < 0 < logits.max()
 
 
+def test_unet_has_one_convolution_at_full_size_and_two_at_every_other():
+    kernels = [p.shape for p in pal.UNet(depth=4).parameters() if p.ndim == 4 and p.shape[-1] == 3]
+    assert len(kernels) == 1 + 2 * 4 + 2 * 3 + 1  # first, down, up, the last up
+
+
 def test_skip_connections_carry_detail():
     """One pixel of noise on the image changes the logits beside it far more than elsewhere."""
     torch.manual_seed(0)
@@ -346,7 +351,7 @@ def test_standardised_images_have_mean_0_and_standard_deviation_1(size):
         assert torch.allclose(values.double(), (image - mean) / deviation, atol=1e-5)
 
 
-# ------------------------------------------------ mistakes of those who call pal from their own code
+# ----------------------------------------------- mistakes of those who call pal from their own code
 
 def losses_and_scores(n=4, classes=3):
     """Losses (n, classes), bool labels (n, classes, 8, 8), scores (n,) with gradient."""

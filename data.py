@@ -1,6 +1,6 @@
 """Data for Pick-and-Learn: phantoms, folders of images and masks, label noise, and the train/test split.
 
-Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs numpy and imageio only.
+Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs numpy, imageio and Pillow only.
 """
 import math
 import re
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's picture size: data are brought to this grid, and the noise band counts its pixels
@@ -126,30 +127,19 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
 # ---------------------------------------------------------------------------------------------- sizes and the split
 
 def resize(pictures, size):
-    """Anti-aliased bilinear resize of (..., H, W) to (..., size, size); bool masks are cut at one half again."""
-    kind, (height, width) = pictures.dtype, pictures.shape[-2:]
+    """Anti-aliased bilinear resize of uint8 or bool (..., H, W) to (..., size, size); bool is cut at one half again."""
+    height, width = pictures.shape[-2:]
     if (height, width) == (size, size):
         return pictures
-    if pictures.ndim > 2:  # one by one: the numbers in between are large
-        resized = np.empty((*pictures.shape[:-2], size, size), kind)
-        for i, picture in enumerate(pictures):
-            resized[i] = resize(picture, size)
-        return resized
-    block = min(height, width) // size  # far larger pictures: means of whole blocks first, which is faster
-    if block > 2 and height % block == width % block == 0:
-        height, width = height // block, width // block
-        rows = pictures.reshape(height, block, width * block).sum(axis=1, dtype=np.uint32)
-        pictures = rows.reshape(height, width, block).sum(axis=2) / np.float32(block * block)
-    resized = resampling(height, size) @ pictures.astype(np.float32) @ resampling(width, size).T
-    return resized >= 0.5 if kind == bool else np.clip(np.rint(resized), 0, 255).astype(np.uint8)
-
-
-def resampling(old, new):
-    """The matrix (new, old) that resizes a line: each row a triangle as wide as the step, one pixel at least."""
-    step = old / new
-    distance = np.abs((np.arange(new) + 0.5)[:, None] * step - (np.arange(old) + 0.5))
-    weights = np.maximum(0, 1 - distance / max(step, 1)).astype(np.float32)
-    return weights / weights.sum(axis=1, keepdims=True)
+    flat = pictures.reshape(-1, height, width)
+    resized = np.empty((len(flat), size, size), dtype=pictures.dtype)
+    for i, picture in enumerate(flat):
+        if picture.dtype == bool:
+            grey = Image.fromarray(picture.astype(np.uint8) * 255)
+            resized[i] = np.asarray(grey.resize((size, size), Image.BILINEAR)) >= 128
+        else:
+            resized[i] = np.asarray(Image.fromarray(picture).resize((size, size), Image.BILINEAR))
+    return resized.reshape(*pictures.shape[:-2], size, size)
 
 
 def split(count, seed):

@@ -1,7 +1,9 @@
-"""Data for Pick-and-Learn: phantoms, folders of images and masks, label noise, and the train/test split.
+"""Data for Pick-and-Learn: phantoms, folders of images and masks, label noise, the train/test split.
 
-Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs numpy, imageio and Pillow only.
+Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs numpy and Pillow only.
+The phantoms' drawing code at the end is an asset: skip it when reading.
 """
+import functools
 import math
 import re
 import sys
@@ -14,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("lungs", "heart", "clavicles")
-GRID = 256  # the paper's picture size: data are brought to this grid, and the noise band counts its pixels
-PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"}  # file name extensions
-LOAD = ("data", "masks", "values", "clean", "size", "noise", "band", "noise_kind", "seed")  # the arguments of `load`
+GRID = 256  # the paper's picture size, to which data are brought; the noise band counts its pixels
+PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"}  # file name endings
+LOAD = ("data", "masks", "values", "clean", "size", "noise", "band", "noise_kind", "seed")
 
 
 class BadInput(Exception):
@@ -51,7 +53,7 @@ class Cases(NamedTuple):
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
     clean: np.ndarray    # (N, classes, S, S) bool
-    operation: list      # N times "" (clean), a name in DAMAGE, or "given": other than the clean label of --clean
+    operation: list      # N times "" (clean), a name in DAMAGE, or "given": differs from its clean label
     pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, 0 without one
 
     @property
@@ -60,14 +62,14 @@ class Cases(NamedTuple):
         return np.array([operation != "" for operation in self.operation])
 
 
-# ---------------------------------------------------------------------------------------------- morphology and noise
+# --------------------------------------------------------------------- morphology and label noise
 
-def dilate(mask, n, rng=None):
-    """Dilation of a bool mask (..., H, W) by the Euclidean disc of radius n pixels: all pixels at distance <= n.
+def dilate(mask, n):
+    """Dilation of a bool mask (..., H, W) by the disc of radius n: all pixels within n of the mask.
 
-    Nothing lies outside the picture: the border neither grows nor eats a mask. n = 0 copies; rng is not used.
+    Distances are Euclidean. Nothing lies outside the picture: its border neither grows nor eats a mask.
     """
-    rows = [np.array(mask, dtype=bool)]  # rows[r]: grown by r pixels along each row
+    rows = [np.array(mask, dtype=bool)]  # rows[r]: the mask grown by r pixels along each row
     for r in range(1, n + 1):
         grown = rows[-1].copy()
         grown[..., r:] |= rows[0][..., :-r]
@@ -81,8 +83,8 @@ def dilate(mask, n, rng=None):
     return grown
 
 
-def erode(mask, n, rng=None):
-    """Erosion of a bool mask (..., H, W) by the same disc: pixels farther than n from every background pixel."""
+def erode(mask, n):
+    """Erosion of a bool mask (..., H, W) by the same disc: pixels farther than n from any background."""
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
@@ -92,42 +94,62 @@ def shift(masks, n, rng):
     return np.roll(masks, (round(n * np.sin(angle)), round(n * np.cos(angle))), axis=(-2, -1))
 
 
-def omit(masks, n, rng):
-    """Masks (classes, H, W), one class of which, at random, is left out, whatever n is."""
-    return masks & (np.arange(len(masks)) != rng.integers(len(masks)))[:, None, None]
+def omit(masks, rng):
+    """Masks (classes, H, W), one class of which, at random, is left out."""
+    left_out = masks.copy()
+    left_out[rng.integers(len(masks))] = False
+    return left_out
 
 
 def ragged(masks, n, rng):
-    """Masks (classes, H, W) whose boundary is off by up to n pixels, in or out, in random blocks of 2n x 2n pixels."""
-    outwards = rng.integers(2, size=[-(-length // (2 * n)) for length in masks.shape[-2:]]).astype(bool)
-    outwards = np.kron(outwards, np.ones((2 * n, 2 * n), dtype=bool))[:masks.shape[-2], :masks.shape[-1]]
+    """Masks (classes, H, W) dilated by n in random blocks of 2n x 2n pixels and eroded by n in the others."""
+    height, width = masks.shape[-2:]
+    blocks = rng.integers(2, size=[math.ceil(height / (2 * n)), math.ceil(width / (2 * n))])
+    outwards = blocks.repeat(2 * n, axis=0).repeat(2 * n, axis=1)[:height, :width] == 1
     return np.where(outwards, dilate(masks, n), erode(masks, n))
 
 
-DAMAGE = {"erode": erode, "dilate": dilate, "shift": shift, "omit": omit, "ragged": ragged}
+DAMAGE = ("erode", "dilate", "shift", "omit", "ragged")  # the paper's are the first two
+
+
+def damage(masks, operation, n, rng):
+    """Masks (classes, H, W) after one of the operations in DAMAGE with radius n."""
+    if operation == "erode":
+        return erode(masks, n)
+    if operation == "dilate":
+        return dilate(masks, n)
+    if operation == "shift":
+        return shift(masks, n, rng)
+    if operation == "omit":
+        return omit(masks, rng)
+    return ragged(masks, n, rng)
 
 
 def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
-    """Section 3.2: erodes or dilates exactly round(noise * N) of N labels (N, classes, GRID, GRID), all classes alike.
+    """Section 3.2: damages exactly round(noise * N) of N labels (N, classes, GRID, GRID), all classes alike.
 
-    Each chosen label gets one operation out of `kind` (names in DAMAGE joined by "-"; the paper's two are the default)
-    and one radius n, band[0] <= n <= band[1], drawn once from `seed`.
-    Returns the noisy copy, the operation ("" for untouched labels) and the radius of every label.
+    Each chosen label gets one operation out of `kind` (names in DAMAGE joined by "-") and one radius n,
+    band[0] <= n <= band[1]. Returns the noisy copy, and each label's operation ("" where untouched) and
+    radius (0 where untouched, and for "omit", which has none).
     """
-    rng, kinds = np.random.default_rng(seed), kind.split("-")
-    noisy, operation, pixels = labels.copy(), [""] * len(labels), np.zeros(len(labels), dtype=int)
+    rng = np.random.default_rng(seed)
+    kinds = kind.split("-")
+    noisy = labels.copy()
+    operation = [""] * len(labels)
+    pixels = np.zeros(len(labels), dtype=int)
     for i in rng.permutation(len(labels))[:round(noise * len(labels))]:
         operation[i] = kinds[rng.integers(len(kinds))]
-        pixels[i] = rng.integers(band[0], band[1] + 1)
-        noisy[i] = DAMAGE[operation[i]](labels[i], pixels[i], rng)
-        pixels[i] *= operation[i] != "omit"  # which has no radius
+        n = rng.integers(band[0], band[1] + 1)
+        noisy[i] = damage(labels[i], operation[i], n, rng)
+        if operation[i] != "omit":
+            pixels[i] = n
     return noisy, operation, pixels
 
 
-# ---------------------------------------------------------------------------------------------- sizes and the split
+# ----------------------------------------------------------------------------- sizes and the split
 
 def resize(pictures, size):
-    """Anti-aliased bilinear resize of uint8 or bool (..., H, W) to (..., size, size); bool is cut at one half again."""
+    """Anti-aliased bilinear resize of (..., H, W) to (..., size, size); bool is cut at one half again."""
     height, width = pictures.shape[-2:]
     if (height, width) == (size, size):
         return pictures
@@ -372,34 +394,45 @@ def read_grey(path, is_mask=False):
     return picture
 
 
-# --------------------------------------------------------------------------------------------------------- phantoms
-# Every organ is a signed field over the picture, positive inside: field > 0 is its mask, and _soft(field, width), the
-# same shape with a soft edge, adds to what the X-rays must cross. Patient coordinates: x = 0 on the midline, +-1 at the
-# chest walls (x < 0, left in the picture, is the patient's right); y = 0 at the lung tips, 1 at the lowest lung angle.
+# ---------------------------------------------------------------------------------------- phantoms
+# The drawing code is an asset: skip it when reading.
+#
+# Every organ is a signed field over the picture, positive inside: field > 0 is its mask, and
+# _soft(field, width), the same shape with a soft edge, adds to what the X-rays must cross. Patient
+# coordinates: x = 0 on the midline, +-1 at the chest walls (x < 0, left in the picture, is the
+# patient's right); y = 0 at the lung tips, 1 at the lowest lung angle.
 # vary(mean, spread) draws what differs between patients.
 
 def phantoms(n=247, seed=0, size=256):
     """Synthetic postero-anterior chest radiographs with exact masks.
 
-    Returns images (n, size, size) uint8, lungs dark as on a film viewer, and masks (n, 3, size, size) bool: lungs,
-    heart, clavicles.  Phantom i depends on (seed, i) alone, so phantoms(10) are the first ten of phantoms(20).
+    Returns images (n, size, size) uint8, lungs dark as on a film viewer, and masks
+    (n, 3, size, size) bool: lungs, heart, clavicles. Phantom i depends on (seed, i) alone.
     """
-    images, masks = np.empty((n, size, size), np.uint8), np.empty((n, 3, size, size), bool)
+    images = np.empty((n, size, size), np.uint8)
+    masks = np.empty((n, 3, size, size), bool)
     row, col = ((np.mgrid[:size, :size] + 0.5) / size).astype(np.float32)
     for i in range(n):
         rng = np.random.default_rng((seed, i))
-        vary = lambda mean, spread: float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
+        vary = functools.partial(_draw, rng)
         middle, half_width, tilt = vary(0.50, 0.015), vary(0.40, 0.027), vary(0, 0.02)
         top, bottom, dome = vary(0.085, 0.025), vary(0.835, 0.07), vary(0.81, 0.035)
-        x, y = (col - middle - tilt * (row - 0.5)) / half_width, (row - top + tilt * (col - 0.5)) / (bottom - top)
+        x = (col - middle - tilt * (row - 0.5)) / half_width
+        y = (row - top + tilt * (col - 0.5)) / (bottom - top)
         wall = _chest_wall(x, y, vary)
         heart = _heart(x, y, dome, vary)
         lungs = _lungs(x, y, wall, heart, dome, vary)
         bone, clavicles = _clavicles(x, y, vary)
         masks[i] = lungs > 0, heart > 0, clavicles > 0
         attenuation = _soft_tissue(x, y, lungs, heart, vary) + _vessels(x, y, lungs, vary)
-        images[i] = _film(attenuation + _skeleton(x, y, wall, lungs, bone, vary), row[:, 0], rng, vary)
+        attenuation += _skeleton(x, y, wall, lungs, bone, vary)
+        images[i] = _film(attenuation, row[:, 0], rng, vary)
     return images, masks
+
+
+def _draw(rng, mean, spread):
+    """A normal random number, never farther than two standard deviations from its mean."""
+    return float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
 
 
 def _soft(field, width):
@@ -414,7 +447,7 @@ def _blob(u, v=0):
 
 
 def _sides(x, vary, mean, spread):
-    """One draw for the patient's right and another one for the left (np.heaviside: 0 for x < 0, else 1)."""
+    """One draw for the patient's right, where x < 0, and another for the left."""
     right, left = vary(mean, spread), vary(mean, spread)
     return right + (left - right) * np.heaviside(x, 1)
 
@@ -442,7 +475,9 @@ def _heart(x, y, dome, vary):
     half_width, half_height, sunk = vary(0.42, 0.035), vary(0.22, 0.018), vary(0.45, 0.13)
     u, v = (x - vary(0.17, 0.04)) / half_width, (y - dome) / half_height + 1 - sunk
     angle, apex = np.arctan2(v, u), vary(0.65, 0.12)
-    radius = 1 + vary(0.09, 0.03) * np.cos(2 * (angle - apex)) + vary(0.08, 0.025) * np.cos(3 * (angle - apex))
+    two_lobes = vary(0.09, 0.03) * np.cos(2 * (angle - apex))
+    three_lobes = vary(0.08, 0.025) * np.cos(3 * (angle - apex))
+    radius = 1 + two_lobes + three_lobes
     return half_width * (radius + _wobble(angle, 0.02, vary) - np.hypot(u, v))
 
 
@@ -451,8 +486,10 @@ def _lungs(x, y, wall, heart, dome, vary):
     s, left = np.abs(x), np.heaviside(x, 1)
     tip = np.sqrt(1 - (1 - np.clip(y / vary(0.2, 0.03), 0, 1)) ** 2)
     aortic_knob = vary(0.11, 0.04) * left * _blob((y - vary(0.32, 0.02)) / 0.07)
-    mediastinum = 0.38 - vary(0.24, 0.02) * tip + aortic_knob + _wobble(y + 2 * left, 0.02, vary) - s
-    dome, summit = dome + vary(0.035, 0.02) * left, vary(0.45, 0.05)      # the liver pushes the right dome up
+    edge = 0.38 - vary(0.24, 0.02) * tip + aortic_knob
+    mediastinum = edge + _wobble(y + 2 * left, 0.02, vary) - s
+    dome = dome + vary(0.035, 0.02) * left  # the liver pushes the right dome up
+    summit = vary(0.45, 0.05)
     fall = np.where(s > summit, (s - summit) / (1 - summit), 0.5 * (summit - s)) ** vary(2.4, 0.3)
     abdomen = 2 * (y - dome - (1 - dome) * fall - _wobble(x, 0.006, vary))
     shadow = _merge(_merge(mediastinum, heart, 0.15), abdomen, 0.1)
@@ -460,10 +497,11 @@ def _lungs(x, y, wall, heart, dome, vary):
 
 
 def _clavicles(x, y, vary):
-    """Two slightly bent bars: the whole bones, and their parts up to the chest wall, which JSRT outlines."""
+    """Two slightly bent bars: the whole bones, and their parts in the chest, as JSRT outlines."""
     start, length = _sides(x, vary, 0.15, 0.025), vary(0.55, 0.03)
     t = (np.abs(x) - start) / length                     # 0 at the sternum, 1 near the chest wall
-    height, rise = _sides(x, vary, 0.145, 0.006) + vary(0, 0.02), _sides(x, vary, 0.08, 0.012) + vary(0, 0.02)
+    height = _sides(x, vary, 0.145, 0.006) + vary(0, 0.02)
+    rise = _sides(x, vary, 0.08, 0.012) + vary(0, 0.02)
     middle = height - rise * t * (1.3 - 0.3 * t) + vary(0.007, 0.006) * np.sin(5 * t)
     half = vary(0.031, 0.005) * (1.1 - 0.4 * np.clip(t, 0, 2) + 0.2 * np.clip(0.3 - t, 0, 1))
     bone = np.minimum(2 * (half - np.abs(y - middle)), length * np.minimum(t, 1.9 - t))
@@ -471,47 +509,57 @@ def _clavicles(x, y, vary):
 
 
 def _soft_tissue(x, y, lungs, heart, vary):
-    """Trunk, shoulders, neck and abdomen, less the air in the lungs, the windpipe and the stomach."""
+    """Trunk, shoulders, neck and abdomen, less the air in lungs, windpipe and stomach."""
     s = np.abs(x)
-    trunk = vary(1.16, 0.04) + 0.7 * _soft(vary(0.4, 0.08) - y, 0.5)                # wider above, with the arms
+    trunk = vary(1.16, 0.04) + 0.7 * _soft(vary(0.4, 0.08) - y, 0.5)  # wider above, with the arms
     shoulder_line = 0.25 * np.clip(s - 0.3, 0, None) - vary(0.18, 0.02)
-    body = vary(1.8, 0.1) * np.clip(1 - (s / trunk) ** 2, 0, 1) ** 0.35 * _soft(y - shoulder_line, 0.12)
+    body = vary(1.8, 0.1) * np.clip(1 - (s / trunk) ** 2, 0, 1) ** 0.35
+    body *= _soft(y - shoulder_line, 0.12)
     shoulders = vary(0.4, 0.1) * _blob((s - 1.2) / 0.25, (y - 0.17) / 0.15)
     middle = vary(0.25, 0.06) * _blob(x / 0.35) + vary(0.12, 0.04) * _soft(heart, 0.2)
     belly = vary(0.2, 0.1) * _soft(y - 0.8, 0.5)
-    breast = _soft(_blob((s - 0.6) / 0.4, (y - vary(0.67, 0.04)) / 0.2) - 0.37, 0.15) * _soft(y - 0.65, 0.5)
+    breast = _soft(_blob((s - 0.6) / 0.4, (y - vary(0.67, 0.04)) / 0.2) - 0.37, 0.15)
+    breast *= _soft(y - 0.65, 0.5)
     windpipe = vary(0.3, 0.06) * _soft(0.07 - np.abs(x + 0.02), 0.05) * _soft(0.42 - y, 0.1)
-    stomach = max(0, vary(0.2, 0.2)) * _blob((x - vary(0.45, 0.08)) / 0.16, (y - vary(0.98, 0.02)) / 0.05)
+    bubble = max(0, vary(0.2, 0.2))
+    stomach = bubble * _blob((x - vary(0.45, 0.08)) / 0.16, (y - vary(0.98, 0.02)) / 0.05)
     air = vary(0.35, 0.08) * _soft(lungs, 0.1) + vary(0.55, 0.1) * _soft(lungs - 0.15, 0.6)
-    return body + shoulders + middle + belly + max(0, vary(0.08, 0.12)) * breast - windpipe - stomach - air
+    breasts = max(0, vary(0.08, 0.12)) * breast
+    return body + shoulders + middle + belly + breasts - windpipe - stomach - air
 
 
 def _vessels(x, y, lungs, vary):
     """Vessels fan out from each hilum, downwards above all, and thin out towards the chest wall."""
     u, v = np.abs(x) - 0.12, 1.9 * (y - vary(0.45, 0.02))
     r, angle = np.hypot(u, v), np.arctan2(v, u) + _wobble(x + y, 0.1, vary)
-    fan = sum(np.clip(np.sin(k * angle + vary(0, 3) * x + vary(0, 3)) - 0.3, 0, 1) ** 2 for k in (9, 14))
+    fan = 0
+    for k in (9, 14):
+        fan = fan + np.clip(np.sin(k * angle + vary(0, 3) * x + vary(0, 3)) - 0.3, 0, 1) ** 2
     trunks = vary(0.2, 0.05) * _blob(u / 0.14, v / 0.25)
-    return _soft(lungs, 0.1) * (trunks + vary(2.6, 0.6) * fan * r * np.exp(-r / 0.25) * (1 + 0.5 * np.sin(angle)))
+    branches = vary(2.6, 0.6) * fan * r * np.exp(-r / 0.25) * (1 + 0.5 * np.sin(angle))
+    return _soft(lungs, 0.1) * (trunks + branches)
 
 
 def _skeleton(x, y, wall, lungs, clavicles, vary):
-    """Spine, clavicles, and ribs: each set of ribs is one periodic band in y that falls or climbs with |x|."""
+    """Spine, clavicles, and ribs: each set is one periodic band in y that bends with |x|."""
     s, per_rib = np.abs(x), 2 * np.pi / vary(0.105, 0.008)
     level = y - vary(0, 0.05) + _wobble(y, 0.01, vary) + vary(0, 0.03) * x
     behind = _soft(np.cos(per_rib * (level + 0.1 * s - vary(0.30, 0.05) * s * s * s)) - 0.1, 1)
-    front = _soft(np.cos(per_rib * (0.87 * level + vary(0.4, 0.06) * s * s)), 1) * _soft(s - 0.55, 0.5)
+    front = _soft(np.cos(per_rib * (0.87 * level + vary(0.4, 0.06) * s * s)), 1)
+    front *= _soft(s - 0.55, 0.5)
     ribs = _soft(wall + 0.05, 0.06) * (vary(0.14, 0.03) * behind + vary(0.07, 0.02) * front)
     spine = vary(0.25, 0.06) * _soft(0.13 - s, 0.1) * (1 + 0.15 * np.cos(2 * np.pi / 0.09 * y))
-    return ribs * (0.3 + 0.7 * _soft(lungs, 0.1)) + spine + vary(0.12, 0.04) * _soft(clavicles, 0.04)
+    collar_bones = vary(0.12, 0.04) * _soft(clavicles, 0.04)
+    return ribs * (0.3 + 0.7 * _soft(lungs, 0.1)) + spine + collar_bones
 
 
 def _film(attenuation, t, rng, vary):
-    """Uneven exposure and tissue texture, blur, quantum noise (fewer photons, more noise), S-shaped film response."""
+    """Uneven exposure, tissue texture, blur, quantum noise (fewer photons, more), S-shaped film."""
     order = np.arange(32, dtype=np.float32)
-    waves, weights = np.cos(np.pi * order * t[:, None]), 0.1 / (1 + np.hypot(order, order[:, None])) ** 1.3
+    waves = np.cos(np.pi * order * t[:, None])
+    weights = 0.1 / (1 + np.hypot(order, order[:, None])) ** 1.3
     texture = waves @ (weights * rng.standard_normal((32, 32), np.float32)) @ waves.T
-    blur = _blob((t - t[:, None]) / vary(0.004, 0.0012))                  # row i: how pixel i mixes its neighbours
+    blur = _blob((t - t[:, None]) / vary(0.004, 0.0012))  # row i: how pixel i mixes its neighbours
     blur /= blur.sum(1, keepdims=True)
     seen = blur @ (attenuation + texture) @ blur.T
     seen += rng.standard_normal(seen.shape, np.float32) * vary(0.012, 0.004) * np.exp(0.5 * seen)

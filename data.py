@@ -4,21 +4,31 @@ Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs 
 The phantoms' drawing code at the end is an asset: skip it when reading.
 """
 import functools
+import hashlib
 import math
+import os
 import re
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import imageio.v3 as iio
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's picture size, to which data are brought; the noise band counts its pixels
-PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"}  # file name endings
-LOAD = ("data", "masks", "values", "clean", "size", "noise", "band", "noise_kind", "seed")
+READING = ("images", "masks", "values", "skip_unpaired", "exif")  # options: how a folder is read
+LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "clean", "group", *READING)
+
+PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm"}
+TEXTS = {".txt", ".xml", ".json", ".csv", ".md", ".html"}
+JUNK = {"@eadir", "__macosx", "thumbs", "thumbs.db", "desktop.ini"}
+MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|^gt$")  # in the name of a folder
+IMAGE_WORD = re.compile("image|img")
+COLOUR = 2 ** 24  # a coloured pixel of a mask counts as COLOUR + 65536 red + 256 green + blue
+Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
 
 class BadInput(Exception):
@@ -149,7 +159,7 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
 # ----------------------------------------------------------------------------- sizes and the split
 
 def resize(pictures, size):
-    """Anti-aliased bilinear resize of (..., H, W) to (..., size, size); bool is cut at one half again."""
+    """Anti-aliased bilinear resize of (..., H, W) to (..., size, size); bool is cut at one half."""
     height, width = pictures.shape[-2:]
     if (height, width) == (size, size):
         return pictures
@@ -171,227 +181,710 @@ def split(count, seed):
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def read(source, masks_root=None, values=None):
-    """Classes, names, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool of a folder (see `read_folder`),
-    of "phantoms" (247 of them), or of "phantoms:N".
+def split_by_group(names, pattern, seed):
+    """The same split of patients; a patient is what the regular expression matches in a case's name."""
+    patients = []
+    for name in names:
+        match = re.search(pattern, name)
+        if not match:
+            raise BadInput(f"--group {pattern}: not found in {name}; it must match in every name")
+        patients.append(match[0])
+    known = sorted(set(patients))
+    if len(known) < 3:
+        raise BadInput(f"--group {pattern}: finds only {', '.join(known)}; three patients are needed")
+    chosen = [known[i] for i in split(len(known), seed)[0]]
+    training = np.isin(patients, chosen)
+    return np.flatnonzero(training), np.flatnonzero(~training)
+
+
+# ------------------------------------------------------------ folders, part 1: images, masks, pairs
+# `notes` counts what a user should know, {sentence: how often}; `read_folder` prints it.
+
+class File(NamedTuple):
+    """A picture file; the names are in lower case, so that they can be compared."""
+    path: Path
+    folders: tuple  # names of the folders from the root down to the file
+    stem: str       # its own name without the ending
+
+
+class Case(NamedTuple):
+    """The files of one case."""
+    name: str
+    image: Path
+    masks: dict  # {folder of masks: [paths]}
+
+
+def lower(name):
+    """Lower case, and letters with accents in one form: file systems write them in two."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def list_files(root, notes, above=()):
+    """All picture files below a folder, links followed, and {name: path} of the folders without any.
+
+    above: names to put before those of the folders.
     """
-    kind, _, count = str(source).partition(":")
-    if kind != "phantoms":
-        return read_folder(source, masks_root, values)
-    if not re.fullmatch(r"\d*", count) or int(count or 247) < 3 or masks_root or values:
-        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 on, and no --masks, --values or --clean")
-    images, masks = phantoms(int(count or 247))
-    return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
-
-
-def grey_values(text):
-    """An argparse type: "lungs=255,heart=85" -> {"lungs": 255, "heart": 85}."""
-    if not re.fullmatch(r"[^=,]+=\d+(,[^=,]+=\d+)*", text):
-        raise BadInput(f"--values: {text} is not like lungs=255,heart=85")
-    return {name.strip().lower(): int(value) for name, value in (pair.split("=") for pair in text.split(","))}
-
-
-def load_all(source, size, masks_root=None, values=None):
-    """All cases of a source, with its labels as they are: the class names and the Cases."""
-    classes, names, images, masks = read(source, masks_root, values)
-    masks = resize(masks, size)
-    return classes, Cases(names, resize(images, size), masks, masks, [""] * len(names), np.zeros(len(names), dtype=int))
-
-
-def load(data, size, noise, band, seed, noise_kind="erode-dilate", masks=None, values=None, clean=None):
-    """The whole road: read the data, split them, corrupt labels on the 256-pixel grid, resize to size x size.
-
-    The arguments are those of train.py: data, masks and values as for `read`; noise in 0..1; band as text, "5-13";
-    noise_kind as for `corrupt_labels`; clean: a folder like `data` with clean labels for the same images. Returns the
-    class names, the training Cases and the test Cases. Test labels are corrupted in the same way, for scoring labels
-    that no network was trained on; Dice is measured on their `clean`.
-    """
-    if clean and str(data).partition(":")[0] == "phantoms":
-        raise BadInput(f"--clean {clean}: phantoms bring their clean labels; leave --clean out")
-    band = tuple(map(int, band.split("-")))
-    classes, names, images, given = read(data, masks, values)
-    truth = given
-    if clean:
-        clean_classes, clean_names, _, truth = read_folder(clean, values=values)
-        if (clean_classes, clean_names) != (classes, names):
-            raise BadInput(f"{clean}: {len(clean_names)} cases of {', '.join(clean_classes)}; --clean needs the "
-                           f"{len(names)} cases of {', '.join(classes)} of {data}, under the same names")
-    parts = []
-    for part, indices in enumerate(split(len(names), seed)):
-        noisy, operation, pixels = corrupt_labels(given[indices], noise, band, (seed, 1 + part), noise_kind)
-        differs = (given[indices] != truth[indices]).any(axis=(1, 2, 3))
-        operation = [done or "given" * bool(other) for done, other in zip(operation, differs)]
-        parts.append(Cases([names[i] for i in indices], resize(images[indices], size), resize(noisy, size),
-                           resize(truth[indices], size), operation, pixels))
-    return classes, *parts
-
-
-# ---------------------------------------------------------------------------------------------- folders of pictures
-
-def read_folder(root, masks_root=None, values=None):
-    """Reads images, and masks in one folder per class, wherever they lie below `root`; README, "Use it on your data".
-
-    An image and its masks have the same stem, case aside. masks_root: where all masks are, if not below `root` beside
-    folders called images. values: {class: grey value} where one label picture holds all classes.
-    Prints what it found. Pictures are brought to 256 x 256 pixels, whatever their size and shape.
-    Returns the class names, the stems, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
-    """
-    images, masks = find_pictures(Path(root), Path(masks_root) if masks_root else None)
-    check_pairs(root, images, masks)
-    if values and len(masks) > 1:
-        raise BadInput(f"{root}: --values is for one folder of label pictures; found {', '.join(masks)}")
-    groups = group_classes(root, {name: masks for name in values} if values else masks)
-    classes, stems = list(groups), sorted(images)
-    pictures = np.empty((len(stems), GRID, GRID), dtype=np.uint8)
-    labels = np.zeros((len(stems), len(classes), GRID, GRID), dtype=bool)
-    sizes, greys, problems = set(), {folder: set() for folder in masks}, []
-    for i, stem in enumerate(stems):
-        try:
-            picture = read_image(images[stem][0])
-            sizes.add(picture.shape)
-            pictures[i] = resize(picture, GRID)
-            for c, name in enumerate(classes):
-                for source in groups[name]:
-                    folder = next(iter(masks)) if values else source
-                    mask, found = read_mask(masks[folder][stem][0], picture.shape, values and values[source])
-                    greys[folder].update(found)
-                    labels[i, c] |= resize(mask, GRID)
-        except BadInput as problem:
-            problems.append(problem)
-    problems += [f"{root}: the masks in {folder} have the grey values {sorted(found)[:5]}; a folder has two, 0 and one "
-                 "other; --values takes label pictures of several classes" for folder, found in greys.items()
-                 if len(found - {0}) > 1 and found - {0} != {1, 255} and not values]
-    if problems:
-        raise BadInput(f"{problems[0]}{f' ({len(problems) - 1} more files have problems)' * (len(problems) > 1)}")
-    low, high = min(sizes), max(sizes)
-    print(f"{root}: {len(stems)} cases, images of {low[1]} x {low[0]}" + f" to {high[1]} x {high[0]}" * (low != high))
-    shares = labels.mean(axis=(2, 3))
-    for c, name in enumerate(classes):
-        empty, full = (shares[:, c] == 0).sum(), (shares[:, c] == 1).sum()
-        values_found = sorted(set().union(*(greys[folder] for folder in (masks if values else groups[name]))))
-        print(f"  {name}: grey values {' '.join(map(str, values_found[:8]))}; {shares[:, c].mean():.1%} of the "
-              f"picture; {empty} empty and {full} full masks")
-        if empty + full == len(stems):
-            raise BadInput(f"{root}: every mask of {name} is empty or full; leave that folder out or correct it")
-        frame = [labels[:, c, edge] for edge in (0, -1)] + [labels[:, c, :, edge] for edge in (0, -1)]
-        if shares[:, c].mean() > 0.5 and np.mean(frame) > 0.9:
-            raise BadInput(f"{root}: the masks of {name} seem inverted: the border of the pictures is foreground; "
-                           "make the class the non-zero value")
-    return tuple(classes), [images[stem][0].stem for stem in stems], pictures, labels
-
-
-def find_pictures(root, masks_root):
-    """The picture files: images {stem: [paths]}, masks {folder name: {stem: [paths]}}, all names in lower case.
-
-    Run folders of train.py and hidden files are passed over.
-    """
-    roots = [folder.resolve() for folder in (root, masks_root) if folder]
-    for folder in roots:
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: no such folder; give one with images/ and a folder of masks per class")
-    images, masks = {}, {}
-    for path in sorted({path for folder in roots for path in folder.rglob("*") if path.suffix.lower() in PICTURES}):
-        in_masks = masks_root and path.is_relative_to(roots[1])
-        below = path.relative_to(roots[1] if in_masks else roots[0])
-        folders = [unicodedata.normalize("NFC", folder.lower()) for folder in below.parts[:-1]]
-        if not path.is_file() or any(part.startswith(".") for part in below.parts) or any(
-                (parent / "config.json").is_file() for parent in path.parents[:len(folders)]):
+    files, barren, seen = [], {}, set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders.sort()
+        folder = Path(folder)
+        folders = (*above, *map(lower, folder.relative_to(root).parts))
+        is_run = "config.json" in names and "log.csv" in names
+        if is_run or folder.resolve() in seen:
+            notes["folder(s) passed over: a run of train.py, or seen before through a link"] += 1
+            subfolders.clear()
             continue
-        named_image = any("image" in folder for folder in folders) and not any("mask" in folder for folder in folders)
-        is_image = not in_masks if masks_root else path.suffix.lower() == ".img" or not folders or named_image
-        home = images if is_image else masks.setdefault(folders[-1] if folders else "masks", {})
-        home.setdefault(unicodedata.normalize("NFC", path.stem.lower()), []).append(path)
-    return images, masks
+        seen.add(folder.resolve())
+        kinds = {Path(name).suffix.lower() for name in names}
+        for name in names:
+            kind = Path(name).suffix.lower()
+            if any(part.startswith(".") or part in JUNK for part in (*folders, lower(name))):
+                notes["file(s) passed over: hidden or of the system"] += 1
+            elif kind in PICTURES:
+                files.append(File(folder / name, folders, lower(Path(name).stem)))
+            else:
+                notes[f"file(s) passed over: {kind or 'no ending'}, not a picture that is read"] += 1
+        if not subfolders and not kinds & PICTURES and not kinds & TEXTS:
+            barren[lower(folder.name)] = folder
+    return sorted(files), barren
+
+
+def kind_of(file):
+    """"image", "mask" or "": what the innermost telling name among a file's folders says."""
+    for folder in reversed(file.folders):
+        if MASK_WORD.search(folder):
+            return "mask"
+        if IMAGE_WORD.search(folder):
+            return "image"
+    return ""
+
+
+def folders_of(files):
+    """The folders of files as text, five at most."""
+    names = sorted({"/".join(file.folders) or "FOLDER itself" for file in files})
+    return listed(names, 5)
+
+
+def listed(names, most=10):
+    """The first names, and how many more there are."""
+    text = ", ".join(map(str, names[:most]))
+    if len(names) > most:
+        text += f" and {len(names) - most} more"
+    return text
+
+
+def find_files(root, images, masks, notes):
+    """The image files and the mask files below a folder, as --images and --masks or folder names say.
+
+    By name, images lie in the root itself and in folders called image or img; where there are none, in
+    all folders that are not called after masks. Masks are what is left.
+    """
+    if not Path(root).is_dir():
+        raise BadInput(f"{root}: no such folder; give one with images/ and a folder of masks per class")
+    files, barren = list_files(root, notes)
+    if not any(kind_of(file) == "mask" for file in files):
+        files = unfold(files)
+    mask_files, files = take(root, files, masks or [], notes)
+    if images:
+        image_files, files = take(root, files, images, notes)
+    else:
+        image_files = [file for file in files if not file.folders or kind_of(file) == "image"]
+        if not image_files:
+            image_files = [file for file in files if kind_of(file) != "mask"]
+        files = sorted(set(files) - set(image_files))
+    if masks:
+        if files:
+            notes[f"picture(s) passed over, not in --masks: in {folders_of(files)}"] += len(files)
+        return image_files, mask_files
+    used = {name for file in image_files + files for name in file.folders}
+    for name, folder in barren.items():
+        if files and name not in used:
+            raise BadInput(f"{folder}: holds no picture that can be read; fill it, convert its files to "
+                           "PNG, remove it, or name the folders of masks with --masks")
+    return image_files, files
+
+
+def take(root, files, names, notes):
+    """The files in the folders `names`, each a name or path below the root or a path; and the others."""
+    taken = []
+    for name in names:
+        wanted = f"/{lower(Path(name).as_posix())}/"
+        found = [file for file in files if wanted in f"/{'/'.join(file.folders)}/"]
+        if not found and Path(name).is_dir():
+            found, _ = list_files(name, notes, above=(lower(Path(name).absolute().name),))
+        if not found:
+            raise BadInput(f"{root}: no folder {name} with pictures; found {folders_of(files)}")
+        taken += found
+    paths = {file.path.absolute() for file in taken}
+    return taken, [file for file in files if file.path.absolute() not in paths]
+
+
+def split_words(name):
+    """A name as a list of words, numbers and single signs."""
+    return re.findall(r"\d+|[^\W\d_]+|[\W_]", name)
+
+
+def unfold(files):
+    """Flat folders: case_mask.png beside case.jpg becomes the file case in a folder masks/mask.
+
+    An ending counts if it is a word for masks, or if half of the images at least have it.
+    """
+    stems = {(file.folders, file.stem) for file in files}
+    unfolded, counts = {}, Counter()
+    for file in files:
+        words = split_words(file.stem)
+        for n in range(1, len(words)):
+            owner, ending = "".join(words[:n]), "".join(words[n:]).strip(" _-.")
+            if (file.folders, owner) in stems:
+                unfolded[file] = File(file.path, (*file.folders, "masks", ending), owner)
+                counts[ending] += 1
+                break
+    images = len(files) - len(unfolded)
+    for file, moved in list(unfolded.items()):
+        ending = moved.folders[-1]
+        if not MASK_WORD.search(ending) and 2 * counts[ending] < images:
+            unfolded[file] = file
+    return [unfolded.get(file, file) for file in files]
+
+
+def shortened(names):
+    """Yields the names as they are, then without more and more of the first and last words common to all."""
+    words = [split_words(name) for name in names]
+    shortest = min(len(parts) for parts in words)
+    first = len(os.path.commonprefix(words))
+    last = len(os.path.commonprefix([parts[::-1] for parts in words]))
+    for start in range(first + 1):
+        for end in range(last + 1):
+            if start + end < shortest:
+                yield ["".join(parts[start:len(parts) - end]) for parts in words]
+
+
+def match_names(images, masks):
+    """For each mask's name the number of its image, or None; and how many images have a mask.
+
+    They are equal after the prefix and the suffix common to all names on a side are taken off, as much of
+    them as pairs the most images. Words and numbers stay whole, so that 1 is not 10.
+    """
+    best, most = [None] * len(masks), 0
+    for image_names in shortened(images):
+        numbers = {name: i for i, name in enumerate(image_names)}
+        for mask_names in shortened(masks):
+            found = [numbers.get(name) for name in mask_names]
+            paired = len(set(found) - {None})
+            if paired > most:
+                best, most = found, paired
+    return best, most
+
+
+def case_names(files, way, shared):
+    """What the cases of files are told apart by: the file name, the place (shared folders), or both."""
+    names = []
+    for file in files:
+        place = "/".join(name for name in file.folders if name in shared)
+        names.append({"name": file.stem, "place": place, "place and name": f"{place}/{file.stem}"}[way])
+    return names
+
+
+def pair_files(root, images, masks, skip_unpaired, notes):
+    """The Cases: each image with its masks, one folder of masks per class.
+
+    Cases are told apart by file names; where images share names also by their place, the folders that
+    occur above images and masks alike; or by place alone: masks of single objects in a folder per image.
+    """
+    if not images or not masks:
+        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; expected pictures in "
+                       "images/ and in one folder of masks per class, such as lungs/, or --images and --masks")
+    shared = {name for file in images for name in file.folders}
+    shared &= {name for file in masks for name in file.folders}
+    by_folder = {}
+    for file in masks:
+        own = [name for name in file.folders if name not in shared]
+        by_folder.setdefault((own or file.folders or ["masks"])[-1], []).append(file)
+
+    best, most = None, -1
+    for way in ("name", "place and name", "place"):
+        names = case_names(images, way, shared)
+        if len(set(names)) == len(names):
+            found = {folder: match_names(names, case_names(files, way, shared))
+                     for folder, files in by_folder.items()}
+            paired = sum(count for _, count in found.values())
+            if paired > most:
+                best, most, best_way = found, paired, way
+    if best is None:
+        raise BadInput(f"{root}: two images have the same name; rename one, or choose with --images, of "
+                       f"{folders_of(images)}")
+
+    cases = []
+    need_place = len({file.stem for file in images}) < len(images)
+    for file in images:
+        place = [name for name in file.folders if name in shared and need_place]
+        cases.append(Case("/".join([*place, file.path.stem]), file.path, {}))
+    for folder, files in by_folder.items():
+        strangers = []
+        for file, number in zip(files, best[folder][0]):
+            if number is None:
+                strangers.append(file.path.name)
+                continue
+            own = cases[number].masks.setdefault(folder, [])
+            own.append(file.path)
+            if len(own) > 1 and best_way != "place":
+                raise BadInput(f"{root}: two masks in {folder} have the same name, {file.path} is one")
+        missing = [case.name for case in cases if folder not in case.masks]
+        for what, names in ((f"no mask in {folder} for the image(s)", missing),
+                            (f"no image for the mask(s) in {folder} called", strangers)):
+            if names and not skip_unpaired:
+                raise BadInput(f"{root}: {what} {listed(names)}; images are in {folders_of(images)}; --images "
+                               "and --masks choose folders, --skip-unpaired leaves these files out")
+            if names:
+                notes[f"left out, {what} {listed(names)}"] += len(names)
+    cases = [case for case in cases if len(case.masks) == len(by_folder)]
+    if len(cases) < 3:
+        raise BadInput(f"{root}: {len(cases)} images with masks; three at least are needed, two to train "
+                       "and one to test")
+    return sorted(cases, key=lambda case: lower(case.name))
 
 
 def class_of(folder):
-    """The class that a folder of masks holds: "left lung" and "right_lung" are both "lungs"; "masks": "foreground"."""
-    name = re.sub(r"^(left|right)[ _-]+|[ _-]+(left|right)$", "", folder)
-    if name + "s" in CLASSES or name in CLASSES:
-        return name if name in CLASSES else name + "s"
-    return "foreground" if folder in ("mask", "masks", "label", "labels") else folder
+    """The class in a folder: "left lung" and "right_lung" are both "lungs", "leftMask" is "mask"."""
+    bare = re.sub("left|right|masks?|labels?|[ _-]", "", folder)
+    for name in CLASSES:
+        if bare in (name, name.removesuffix("s")):
+            return name
+    if MASK_WORD.search(folder):
+        return re.sub("[ _-]*(left|right)[ _-]*", "", folder)
+    return folder
 
 
-def check_pairs(root, images, masks):
-    """BadInput unless every image has one mask in every folder of masks, and every mask an image."""
-    if not images or not masks:
-        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} folders of masks; expected PNG, GIF, BMP, "
-                       "TIF, JPG or IMG files in images/ and in one folder of masks per class, such as lungs/")
-    if len(images) < 3:
-        raise BadInput(f"{root}: {len(images)} images; three at least are needed, two to train and one to test")
-    complain([paths[1] for paths in images.values() if len(paths) > 1], f"{root}: another image has the same name as")
-    for name, files in masks.items():
-        complain([paths[1] for paths in files.values() if len(paths) > 1],
-                 f"{root}: another mask in {name} has the same name as")
-        complain(sorted(set(images) - set(files)), f"{root}: no mask in {name} for the image(s)")
-        complain(sorted(set(files) - set(images)), f"{root}: no image for the mask(s) in {name} called")
+def group_classes(root, folders):
+    """{class: folders of masks}, the paper's classes first; only left and right share a class.
 
-
-def group_classes(root, masks):
-    """{class: folders of masks}, the paper's classes first; only the left and the right of a class have two folders."""
+    A single class that is called after masks ("train_masks", "Ground Truth") is "foreground".
+    """
     groups = {}
-    for folder in masks:
+    for folder in folders:
         groups.setdefault(class_of(folder), []).append(folder)
-    for name, folders in groups.items():
-        if len(folders) > 1 and sorted(re.findall("left|right", " ".join(folders))) != ["left", "right"]:
-            raise BadInput(f"{root}: the folders {', '.join(folders)} all seem to hold {name}; keep or rename one")
+    for name, same in groups.items():
+        if len(same) > 1 and sorted(re.findall("left|right", " ".join(same))) != ["left", "right"]:
+            raise BadInput(f"{root}: the folders {', '.join(same)} all seem to hold {name}; choose with --masks")
+    unnamed = [name for name in groups if MASK_WORD.search(name)]
+    if len(unnamed) == 1:
+        groups["foreground"] = groups.pop(unnamed[0])
     if len(groups) > 20 or "average" in groups:
-        raise BadInput(f"{root}: {len(groups)} folders of masks, {', '.join(sorted(groups)[:5])} ...; at most 20 "
-                       "classes, and none called average")
+        raise BadInput(f"{root}: {len(groups)} folders of masks, {listed(sorted(groups), 5)}; at most 20 "
+                       "classes, none called average; --masks chooses")
     known = [name for name in CLASSES if name in groups]
     return {name: groups[name] for name in [*known, *sorted(set(groups) - set(known))]}
 
 
-def complain(offenders, what):
-    """BadInput that lists the offenders, at most ten and then a count; nothing where there are none."""
-    if offenders:
-        more = f" and {len(offenders) - 10} more" if len(offenders) > 10 else ""
-        raise BadInput(f"{what} {', '.join(map(str, offenders[:10]))}{more}; add, rename or remove files")
+# -------------------------------------------------------------- folders, part 2: from files to arrays
 
-
-def read_image(path):
-    """A picture file as grey (H, W) uint8, whatever its colours and depth; `.IMG` is JSRT's raw format."""
-    if path.suffix.lower() == ".img":  # 2048 x 2048, 16 bits big-endian of which 12 are used, high is dark
-        raw = np.fromfile(path, dtype=">u2")
-        if path.stat().st_size != 2 * 2048 * 2048:
-            raise BadInput(f"{path}: {path.stat().st_size} bytes, a JSRT .IMG has {2 * 2048 * 2048}; fetch it again")
-        return ((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8).reshape(2048, 2048)
-    grey = read_grey(path)
-    low, high = grey.min(), grey.max()
-    if not np.isfinite(grey).all() or low == high:
-        raise BadInput(f"{path}: {'constant' if low == high else 'not finite'}; replace or remove this image")
-    return grey if grey.dtype == np.uint8 else (255.0 * (grey - float(low)) / (float(high) - low)).astype(np.uint8)
-
-
-def read_mask(path, image_shape, value):
-    """A mask file as bool (H, W), and its grey values: two, 0 and one for the class; or the pixels of grey `value`."""
-    grey = read_grey(path, is_mask=True)
-    found = np.flatnonzero(np.bincount(grey.ravel())).tolist() if grey.dtype == np.uint8 else np.unique(grey).tolist()
-    if value is None and (len(found) > 2 or len(found) == 2 and found[0] != 0):
-        raise BadInput(f"{path}: {len(found)} grey values, {found[:4]}{' ...' * (len(found) > 4)}; a mask has two, 0 "
-                       "and one other; --values takes label pictures of several classes")
-    if abs(grey.shape[0] * image_shape[1] / grey.shape[1] / image_shape[0] - 1) > 0.01:
-        raise BadInput(f"{path}: {grey.shape[1]} x {grey.shape[0]} pixels, its image {image_shape[1]} x "
-                       f"{image_shape[0]}; the shapes must be alike")
-    return (grey > 0) if value is None else (grey == value), found
-
-
-def read_grey(path, is_mask=False):
-    """The first frame of a picture file, without alpha: (H, W). Colours are averaged; in a mask each has a number."""
+def open_picture(path):
+    """A picture file as Pillow reads it; BadInput where it cannot, or would drop pages or bits."""
     try:
-        picture = iio.imread(path, plugin="pillow", index=0)
+        with Image.open(path) as picture:
+            is_deep = ";16" in str(picture.tile)
+            pages = getattr(picture, "n_frames", 1)
+            picture.load()
     except Exception as error:  # the readers raise whatever they like
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace or remove it") from None
-    if picture.dtype == bool:
-        picture = picture.astype(np.uint8)
-    if picture.ndim == 3:
-        colours = picture[..., :3 if picture.shape[-1] > 2 else 1]
-        grey = (colours == colours[..., :1]).all()
-        if is_mask and not grey:
-            return colours.astype(np.int64) @ (65536, 256, 1)
-        picture = colours[..., 0] if grey else colours.mean(axis=-1).round().astype(picture.dtype)
+    if pages > 1 and picture.format != "MPO":  # phones put a second view into a JPG
+        raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
+    if is_deep and picture.mode in ("RGB", "RGBA", "LA"):
+        raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it as 16-bit grey or as "
+                       "8-bit colours, stretched")
     return picture
+
+
+def to_array(picture):
+    """A picture as (H, W) grey values, or (H, W, 3) uint8 where it is coloured; alpha is dropped."""
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8)
+    if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
+        return np.asarray(picture)
+    colours = np.asarray(picture.convert("RGB"))
+    is_grey = (colours == colours[..., :1]).all()
+    return colours[..., 0] if is_grey else colours
+
+
+def read_image(path, notes, exif=True, mask_shape=None):
+    """An image file as grey (H, W) uint8, whatever its colours and depth; `.IMG` is JSRT's raw format."""
+    if path.suffix.lower() == ".img":  # 2048 x 2048, 16 bits of which 12 are used, high is dark
+        if not path.is_file() or path.stat().st_size != 2 * 2048 * 2048:
+            raise BadInput(f"{path}: a JSRT .IMG has {2 * 2048 * 2048} bytes, not this one; fetch it again")
+        raw = np.fromfile(path, dtype=">u2")
+        return ((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8).reshape(2048, 2048)
+    picture = open_picture(path)
+    if exif:
+        picture = turn(picture, mask_shape, notes)
+    grey = to_array(picture)
+    if grey.ndim == 3:
+        grey = grey.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
+    low, high = grey.min(), grey.max()
+    if not np.isfinite(grey).all() or low == high:
+        what = "constant" if low == high else "not finite"
+        raise BadInput(f"{path}: {what}; replace or remove this image")
+    if grey.dtype == np.uint8:
+        return grey
+    inner = grey[(grey > low) & (grey < high)]  # without padding and hot pixels
+    if inner.size:
+        low, high = np.quantile(inner, (0.001, 0.999))
+    notes["image(s) of more than 8 bits, stretched from their 0.1 % to their 99.9 % quantile"] += 1
+    scaled = (grey.astype(np.float64) - low) / max(float(high) - float(low), 1e-12)
+    return (255 * scaled.clip(0, 1)).astype(np.uint8)
+
+
+def turn(picture, mask_shape, notes):
+    """A picture turned as its EXIF tag says, unless it fits its mask's shape only as it is."""
+    if picture.getexif().get(0x0112, 1) not in range(2, 9):
+        return picture
+    upright = ImageOps.exif_transpose(picture)
+    as_is, turned = picture.size[::-1], upright.size[::-1]
+    if mask_shape and are_alike(as_is, mask_shape) and not are_alike(turned, mask_shape):
+        notes["image(s) carry a rotation (EXIF), not applied: the masks fit without it"] += 1
+        return picture
+    notes["image(s) carry a rotation (EXIF), applied; --no-exif if the masks do not follow it"] += 1
+    return upright
+
+
+def are_alike(shape, other):
+    """Whether two (H, W) have the same proportions, to 1 %."""
+    return abs(shape[0] * other[1] / (shape[1] * other[0]) - 1) <= 0.01
+
+
+def read_numbers(path, values=None):
+    """A mask file as (H, W) numbers: grey values, or COLOUR + packed colours and 0 for black.
+
+    With `values`, palette pictures give their indices, or colours if `values` has colours.
+    """
+    picture = open_picture(path)
+    wants_colours = values is not None and has_colours(values)
+    numbers = to_array(picture)
+    if numbers.ndim == 3 and picture.mode == "P" and values and not wants_colours:
+        numbers = np.asarray(picture)
+    elif numbers.ndim == 3 or wants_colours:
+        numbers = np.asarray(picture.convert("RGB")).astype(np.int64) @ (65536, 256, 1)
+        numbers[numbers > 0] += COLOUR
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return numbers
+    alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    if alpha.min() == 0 and (numbers == numbers.flat[0]).all():
+        return alpha
+    if (numbers[alpha == 0] != 0).any():
+        raise BadInput(f"{path}: is transparent in part, over colours; save it without transparency")
+    return numbers
+
+
+def read_mask(path, folder, notes):
+    """A mask file as bool (H, W), and the grey values in it: two, 0 and one for the class."""
+    numbers = read_numbers(path)
+    found = np.unique(numbers)
+    if has_soft_edges(numbers, found):
+        notes[f"mask(s) in {folder} with soft edges, cut at half of their range"] += 1
+        return numbers > found[-1] / 2, []
+    if len(found) > 2 or (len(found) == 2 and found[0] != 0) or not np.isfinite(found).all():
+        shown = ", ".join(map(value_name, found[:4]))
+        raise BadInput(f"{path}: {len(found)} grey values, {shown} ...; a mask has two, 0 and one other; "
+                       "--values reads several classes, or cells=1- everything above 0")
+    return numbers > 0, found.tolist()
+
+
+def has_soft_edges(numbers, found):
+    """Whether a mask's greys have two peaks, 0 and the top, and what is between lies along edges.
+
+    So it is in a JPG and in smoothed masks, and not where grey values are classes.
+    """
+    top = float(found[-1])
+    if len(found) < 5 or not 32 <= top < COLOUR:
+        return False
+    between = (numbers > top / 8) & (numbers < top * 7 / 8)
+    cut = numbers > top / 2
+    along_edges = dilate(cut, 3) & ~erode(cut, 3)
+    peak = np.histogram(numbers, 4, (top / 4, top * 3 / 4))[0].max()
+    has_third_peak = peak > 0.6 * between.sum() and peak > 0.03 * cut.sum()
+    has_low_class = (numbers[numbers <= top / 8] > top / 50).mean() > 0.1
+    is_apart = (between & ~along_edges).sum() > 0.02 * cut.sum()
+    return not (is_apart or has_third_peak or has_low_class)
+
+
+def read_labels(path, values, notes):
+    """A label picture as {class: bool (H, W)}, and the grey values in it."""
+    numbers = read_numbers(path, values)
+    if numbers.max() >= COLOUR and not has_colours(values):
+        raise BadInput(f"{path}: is coloured; write its colours as red-green-blue, such as "
+                       f"--values name={value_name(numbers.max())}")
+    masks = {}
+    rest = numbers != 0
+    for name, ranges in values.items():
+        masks[name] = np.zeros(numbers.shape, dtype=bool)
+        for low, high in ranges:
+            masks[name] |= (numbers >= low) & (numbers <= high)
+        rest &= ~masks[name]
+    if rest.any():
+        value = value_name(numbers[rest].min())
+        notes[f"label picture(s) with values of no class, such as {value}, taken as background"] += 1
+    return masks, np.unique(numbers).tolist()
+
+
+def has_colours(values):
+    """Whether `values` (see `label_values`) are colours."""
+    return max(high for ranges in values.values() for low, high in ranges) >= COLOUR
+
+
+def value_name(number):
+    """A grey value as it is, a colour as red-green-blue."""
+    if number < COLOUR:
+        return str(number)
+    red, green, blue = int(number - COLOUR).to_bytes(3, "big")
+    return f"{red}-{green}-{blue}"
+
+
+def read_masks(case, class_names, values, greys, notes):
+    """The masks of a case: {class: bool (H, W)}. Several files of a class are united.
+
+    class_names: the class of every folder of masks, or of every name in `values`. The grey values found
+    are added to `greys`, {folder: set}.
+    """
+    united = {}
+    for folder, path in [(folder, path) for folder, paths in case.masks.items() for path in paths]:
+        if values:
+            masks, found = read_labels(path, values, notes)
+        else:
+            mask, found = read_mask(path, folder, notes)
+            masks = {folder: mask}
+        greys[folder].update(found)
+        for part, mask in masks.items():
+            name = class_names[part]
+            if united.setdefault(name, mask).shape != mask.shape:
+                raise BadInput(f"{path}: not as large as another mask of {name}; resize or remove it")
+            united[name] = united[name] | mask
+    return united
+
+
+def read_folder(root, images=None, masks=None, values=None, skip_unpaired=False, exif=True):
+    """Reads images, and masks in one folder per class, below `root`; README, "Your data".
+
+    images, masks: names or paths of folders; values: see `label_values`; skip_unpaired: leave out what
+    has no partner; exif: turn photographs as they say. Prints what it found. Returns the class names,
+    the case names, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
+    """
+    notes = Counter()
+    cases = pair_files(root, *find_files(root, images, masks, notes), skip_unpaired, notes)
+    folders = list(cases[0].masks)
+    if values and len(folders) > 1:
+        raise BadInput(f"{root}: --values is for one folder of label pictures, found "
+                       f"{', '.join(folders)}; choose one with --masks")
+    groups = group_classes(root, values or folders)
+    class_names = {part: name for name, parts in groups.items() for part in parts}
+    pictures = np.empty((len(cases), GRID, GRID), dtype=np.uint8)
+    labels = np.zeros((len(cases), len(groups), GRID, GRID), dtype=bool)
+    drawn = np.zeros((len(cases), len(groups)))  # the share of foreground in the files
+    greys = {folder: set() for folder in folders}
+    sizes, problems = set(), []
+    for i, case in enumerate(cases):
+        try:
+            united = read_masks(case, class_names, values, greys, notes)
+            mask_shape = next(iter(united.values())).shape
+            picture = read_image(case.image, notes, exif, mask_shape)
+            for c, name in enumerate(groups):
+                if not are_alike(united[name].shape, picture.shape):
+                    raise BadInput(f"{case.image}: {size_name(picture.shape)} pixels, its mask of {name} "
+                                   f"{size_name(united[name].shape)}; the shapes must be alike")
+                labels[i, c] = resize(united[name], GRID)
+                drawn[i, c] = united[name].mean()
+            pictures[i] = resize(picture, GRID)
+            sizes.add(picture.shape)
+        except BadInput as problem:
+            problems.append(str(problem))
+    for folder, found in greys.items():
+        if not values and len(found - {0}) > 1 and found - {0} != {1, 255}:
+            shown = listed([value_name(value) for value in sorted(found)], 5)
+            problems.append(f"{root}: the masks in {folder} have the grey values {shown}; a folder has two, "
+                            "0 and one other; --values takes label pictures of several classes")
+    if len(problems) > 1:
+        problems[0] += f" ({len(problems) - 1} more files have problems)"
+    if problems:
+        raise BadInput(problems[0])
+
+    extremes = [size_name(shape) for shape in sorted({min(sizes), max(sizes)})]
+    print(f"{root}: {len(cases)} cases, images of {' to '.join(extremes)}")
+    first = [paths[0] for paths in cases[0].masks.values()]
+    print(f"  for example {short(cases[0].image)} with {', '.join(map(short, first))}")
+    if len(folders) > 1 and not masks and not set(groups) <= set(CLASSES):
+        print(f"  the classes are the folders {', '.join(folders)}; --masks chooses")
+    for c, (name, parts) in enumerate(groups.items()):
+        found = set().union(*(greys[part] for part in (folders if values else parts)))
+        describe_class(root, name, found, drawn[:, c], labels[:, c])
+    for note, count in notes.items():
+        print(f"  {count} {note}")
+    return tuple(groups), [case.name for case in cases], pictures, labels
+
+
+def describe_class(root, name, greys, drawn, masks):
+    """Prints what a class's masks (N, 256, 256) hold; BadInput where they cannot be meant so.
+
+    greys: the grey values in the files; drawn: (N,) the share of foreground in the files.
+    """
+    shares = masks.mean(axis=(1, 2))
+    empty, full = (shares == 0).sum(), (shares == 1).sum()
+    shown = listed([value_name(value) for value in sorted(greys)], 8) or "soft"
+    print(f"  {name}: grey values {shown}; {shares.mean():.1%} of the picture; {empty} empty and {full} "
+          "full masks")
+    lost = ((drawn > 0) & (shares == 0)).sum()
+    growth = shares.sum() / max(drawn.sum(), 1e-12)
+    if lost or drawn.any() and not 0.8 < growth < 1.25:
+        print(f"    too small for a grid of {GRID} pixels: lost in {lost} masks, area x {growth:.2f} in all; "
+              "crop the pictures, or make GRID in data.py larger")
+    if empty + full == len(masks):
+        raise BadInput(f"{root}: every mask of {name} is empty or full; leave it out or correct it")
+    border = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
+    if shares.mean() > 0.5 and np.mean(border) > 0.9:
+        raise BadInput(f"{root}: the masks of {name} seem inverted: the border of the pictures is "
+                       "foreground; make the class the non-zero value")
+
+
+def size_name(shape):
+    """(H, W) as people write it."""
+    return f"{shape[1]} x {shape[0]}"
+
+
+def short(path):
+    """A file with its folder."""
+    return "/".join(path.parts[-2:])
+
+
+# ----------------------------------------------------------------------- options and the whole road
+
+def label_values(text):
+    """An argparse type: "lungs=255,cells=1-,road=128-64-128" -> {class: [[lowest, highest], ...]}.
+
+    A value is a grey value, a range of them, without an upper end too, or a colour as red-green-blue.
+    A class may have several: "lungs=1,lungs=2".
+    """
+    values, kinds = {}, set()
+    for pair in text.split(","):
+        name, _, value = pair.partition("=")
+        if not name.strip() or not re.fullmatch(r"\d+|\d+-\d*|\d+-\d+-\d+", value.strip()):
+            raise BadInput(f"--values: {pair} is not like lungs=255, cells=1- or road=128-64-128")
+        numbers = value.strip().split("-")
+        if len(numbers) == 3:
+            red, green, blue = map(int, numbers)
+            low = high = COLOUR + 65536 * red + 256 * green + blue
+        else:
+            low = int(numbers[0])
+            high = int(numbers[-1] or COLOUR - 1)
+        kinds.add(len(numbers) == 3)
+        values.setdefault(class_of(lower(name.strip())), []).append([low, high])
+    if len(kinds) > 1:
+        raise BadInput(f"--values: {text} mixes grey values with colours; write all as red-green-blue")
+    return values
+
+
+def add_options(parser):
+    """Adds the options that say where the data are and how they are read, for train.py and eval.py."""
+    add = parser.add_argument
+    add("--data", default="phantoms", help="a folder of images and masks; or phantoms:N for N phantoms")
+    add("--images", nargs="+", metavar="DIR", help="the folders of images, by name or path")
+    add("--masks", nargs="+", metavar="DIR", help="the folders of masks, by name or path, one per class")
+    add("--values", type=label_values, metavar="CLASS=VALUE,...",
+        help="for label pictures: lungs=255,heart=85; cells=1- (1 and above); road=128-64-128 (a colour)")
+    add("--skip-unpaired", action="store_true", help="leave out images without masks, masks without images")
+    add("--no-exif", dest="exif", action="store_false", help="do not turn photographs as they say")
+
+
+def read(source, **reading):
+    """What `read_folder` returns, of a folder, of "phantoms" (247 of them), or of "phantoms:N"."""
+    kind, _, count = str(source).partition(":")
+    if kind != "phantoms":
+        return read_folder(source, **reading)
+    given = [name for name in READING if name != "exif" and reading.get(name)]
+    if not re.fullmatch(r"\d*", count) or int(count or 247) < 3 or given:
+        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 on, and no option that says "
+                       "how a folder is read")
+    images, masks = phantoms(int(count or 247))
+    return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
+
+
+def load(data, size, noise, band, seed, noise_kind="erode-dilate", clean=None, group=None, **reading):
+    """The whole road: read, split, corrupt labels on the 256-pixel grid, resize to size x size.
+
+    The arguments are train.py's options: noise in 0..1; band as text, "5-13"; clean: a folder like
+    `data` with clean labels; group: see `split_by_group`. Returns the class names, the training Cases
+    and the test Cases. Test labels are corrupted as well, for scoring; Dice is measured on their `clean`.
+    """
+    classes, names, images, given = read(data, **reading)
+    truth = given
+    if clean:
+        truth = read_clean(data, clean, classes, names, reading)
+    if group:
+        parts = split_by_group(names, group, seed)
+    else:
+        parts = split(len(names), seed)
+    smallest, largest = band.split("-")
+    both = []
+    for part, indices in enumerate(parts):
+        noisy, operation, pixels = corrupt_labels(
+            given[indices], noise, (int(smallest), int(largest)), (seed, 1 + part), noise_kind)
+        for i, index in enumerate(indices):
+            if operation[i] == "" and (given[index] != truth[index]).any():
+                operation[i] = "given"
+        both.append(Cases([names[i] for i in indices], resize(images[indices], size),
+                          resize(noisy, size), resize(truth[indices], size), operation, pixels))
+    return classes, *both
+
+
+def read_clean(data, clean, classes, names, reading):
+    """The masks (N, classes, 256, 256) of the folder `clean`, which has the cases and classes of `data`."""
+    if str(data).partition(":")[0] == "phantoms":
+        raise BadInput(f"--clean {clean}: phantoms bring their clean labels; leave --clean out")
+    own = dict(reading)
+    for option in ("images", "masks"):  # names hold for both folders, paths lead to `data`
+        own[option] = [name for name in reading.get(option) or [] if not Path(name).is_dir()]
+    clean_classes, clean_names, _, truth = read_folder(clean, **own)
+    if (clean_classes, clean_names) != (classes, names):
+        raise BadInput(f"{clean}: {len(clean_names)} cases of {', '.join(clean_classes)}; --clean needs the "
+                       f"{len(names)} cases of {', '.join(classes)} of {data}, under the same names")
+    return truth
+
+
+def load_all(data, size, **reading):
+    """All cases of a source, with its labels as they are: the class names and the Cases."""
+    classes, names, images, masks = read(data, **reading)
+    masks = resize(masks, size)
+    untouched, no_radius = [""] * len(names), np.zeros(len(names), dtype=int)
+    return classes, Cases(names, resize(images, size), masks, masks, untouched, no_radius)
+
+
+def has_labels(data, **reading):
+    """Whether there are masks in `data`, paired or not; if not, `load_images` reads it."""
+    if str(data).partition(":")[0] == "phantoms":
+        return True
+    return bool(find_files(data, reading.get("images"), reading.get("masks"), Counter())[1])
+
+
+def load_images(data, size, **reading):
+    """The case names and images (N, size, size) uint8 of a folder of images; masks are not read."""
+    notes = Counter()
+    files, masks = find_files(data, reading.get("images"), reading.get("masks"), notes)
+    if not files:
+        raise BadInput(f"{data}: no images found; expected pictures in it or in images/, or --images DIR")
+    names = [file.path.stem for file in files]
+    if len(set(names)) < len(names):
+        names = ["/".join([*file.folders, file.path.stem]) for file in files]
+    images = [resize(read_image(file.path, notes, reading.get("exif", True)), GRID) for file in files]
+    print(f"{data}: {len(names)} images, and {len(masks)} masks, which are not read")
+    for note, count in notes.items():
+        print(f"  {count} {note}")
+    return names, resize(np.stack(images), size)
+
+
+def digests(cases):
+    """For each case a short text that changes when its image, its label or its clean label does."""
+    texts = []
+    for image, label, clean in zip(cases.images, cases.labels, cases.clean):
+        content = image.tobytes() + label.tobytes() + clean.tobytes()
+        texts.append(hashlib.sha256(content).hexdigest()[:12])
+    return texts
 
 
 # ---------------------------------------------------------------------------------------- phantoms

@@ -458,9 +458,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = data.refuse
     parser.add_argument("run", type=Path, nargs="?", help="a run folder of train.py")
-    parser.add_argument("--data", help="a folder to evaluate on, all of it, instead of the data of the run")
-    parser.add_argument("--masks", help="with --data: where its masks are, if not below it")
-    parser.add_argument("--values", type=data.grey_values, help="with --data: class=grey,... for label pictures")
+    data.add_options(parser)
+    parser.set_defaults(data=None)
     parser.add_argument("--table", metavar="RUNS", help="print one table of all finished runs below this folder")
     options = parser.parse_args(argv)
     if (options.masks or options.values) and not options.data:
@@ -480,7 +479,8 @@ def main(argv=None):
         raise data.BadInput(f"{options.run}: networks of another version of pal.py; train again") from None
     out = options.run
     if options.data:
-        found, training = data.load_all(options.data, arguments["size"], options.masks, options.values)
+        reading = {name: getattr(options, name) for name in data.READING}
+        found, training = data.load_all(options.data, arguments["size"], **reading)
         test, log, out = training, [], options.run / f"on-{Path(options.data).absolute().name.replace(':', '')}"
         arguments = {**arguments, "noise": None}  # no row of the paper
     else:

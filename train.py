@@ -60,10 +60,9 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     parser.error = data.refuse
     add = parser.add_argument
-    add("--data", default="phantoms", help="a folder of images and masks; or phantoms:N for N phantoms")
-    add("--masks", help="where the masks are, if not below --data")
-    add("--values", type=data.grey_values, help="class=grey,... for label pictures, e.g. lungs=255,heart=85")
+    data.add_options(parser)
     add("--clean", help="a folder like --data with clean labels of the same images, to measure with")
+    add("--group", metavar="PATTERN", help="split by patient: a regular expression for the patient in a file name")
     add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm"), help="baseline: uniform weights")
     add("--noise", type=number(float, 0, 1), default=None, help="share of training labels to damage; "
         "without it 0.5 of phantoms, 0 of a folder")

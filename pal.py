@@ -10,6 +10,8 @@ The heart of a training step in another code base:
 N is the mini-batch; pictures are H x W pixels, or D x H x W voxels where dims=3. Labels are bool or
 0..1. Section and equation numbers are the paper's.
 """
+import math
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -156,6 +158,27 @@ def quality_weights(scores, lam=2.0):
     if lam is not None:
         scores = overfitting_control(scores, lam)
     return torch.softmax(scores, dim=0)
+
+
+def contradicted_share(scores, losses):
+    """The share of labels that both networks reject: raw scores t, losses L_i (N,) -> 0..1.
+
+    The QAM by a negative score, the U-Net by a loss 1.5 times that of the best tenth of the labels.
+    Not in the paper: it knows the share that it has damaged, a user does not.
+    """
+    best = losses.sort().values[:max(1, len(losses) // 10)].mean()
+    return ((scores < 0) & (losses > 1.5 * best)).double().mean().item()
+
+
+def fitting_lambda(share, kept=0.1):
+    """The lambda, from 1 to 2, with which a share p of bad labels keeps `kept` of the weight.
+
+    With bad labels at the lower bound and the others at the upper one they keep
+    p / (p + (1 - p) e^(2 lambda)). Not in the paper: lambda is 2, "empirically" (section 3.2).
+    """
+    share = min(max(share, 0.01), 0.99)
+    lam = 0.5 * math.log(share / (1 - share) * (1 - kept) / kept)
+    return min(max(lam, 1.0), 2.0)
 
 
 # ------------------------------------------------------------------------- the loss and the metric

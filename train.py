@@ -1,14 +1,19 @@
-"""Train a segmentation network on noisy labels with Pick-and-Learn, or with uniform weights for comparison.
+"""Train a segmentation network on noisy labels, with Pick-and-Learn or with uniform weights.
 
-    python train.py --noise 0.5 --band 5-13                        # phantoms, in minutes on a laptop CPU
-    python train.py --noise 0.5 --band 5-13 --strategy baseline    # the same with uniform weights
-    python train.py --data FOLDER --noise 0                        # your images and labels as they are
-    python train.py --data FOLDER --noise 0.75 --paper             # the settings of section 3.2, with our networks
+    python train.py --noise 0.5 --band 5-13                      # phantoms, minutes on a laptop
+    python train.py --noise 0.5 --band 5-13 --strategy baseline  # the same with uniform weights
+    python train.py --data FOLDER                                # your images and labels as they are
+    python train.py --data FOLDER --noise 0.75 --paper           # the settings of section 3.2
 
-A run folder (--out) receives config.json, log.csv, labels.csv, suspects.csv, metrics.json, checkpoint.pt, pictures.
+A run folder (--out) receives config.json, log.csv, labels.csv, suspects.csv, metrics.json,
+checkpoint.pt and pictures.
 """
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
+
 import argparse
-import ctypes
 import json
 import math
 import os
@@ -19,331 +24,469 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 import data
+import eval as evaluation
 from data import GRID, BadInput
+from pal import (area_trend, contradicted_share, fitting_lambda, pick_and_learn_loss,
+                 quality_weights, sample_losses, standardise)
 
-SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, schedule="constant", area_neutral=False,
-                   shift=0.0, zoom=0.0, turn=0.0, beta2=0.999)  # for --paper
+# What --paper changes: section 3.2, with a constant learning rate and plain Adam, our networks.
+SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_neutral=False,
+                   augment=False)
+SHIFT, ZOOM, TURN = 1 / 16, 0.1, 5.0  # the most `augment` does: share of the size, share, degrees
+DICE_EVERY = 4  # epochs between two looks at the test images: each costs a third of an epoch
 
 
-def number(kind, low, high=math.inf):
-    """An argparse type: an int or float (`kind`) from low to high."""
+# --------------------------------------------------------------------------------- the training
+
+def augment(images, labels, rng):
+    """Shifts, scales and turns each image together with its label, a little and at random.
+
+    images (N, 1, H, W), labels (N, classes, H, W), rng a torch.Generator on the CPU -> both, float.
+    """
+    def draw(most):  # (N,) numbers from -most to most
+        return most * (2 * torch.rand(len(images), generator=rng) - 1)
+
+    scale, angle = draw(math.log1p(ZOOM)).exp(), draw(math.radians(TURN))
+    x, y = draw(2 * SHIFT), draw(2 * SHIFT)  # affine_grid counts from -1 to 1 along each side
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    matrices = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3).to(images.device)
+    both = torch.cat([images, labels.float()], dim=1)  # (N, 1 + classes, H, W)
+    grid = F.affine_grid(matrices, both.shape, align_corners=False)
+    both = F.grid_sample(both, grid, padding_mode="border", align_corners=False)
+    both = both.contiguous(memory_format=torch.channels_last)
+    return both[:, :1], (both[:, 1:] > 0.5).float()
+
+
+def train_epoch(unet, qam, optimiser, schedule, images, labels, batch, lam, rng,
+                uniform=False, trusted=None, augmented=True, area_neutral=True, bf16=False):
+    """One pass of both networks over images (N, H, W) uint8 and labels (N, classes, H, W) bool.
+
+    lam: the bound of eq. (2), None for "QAM" without OCM. uniform: the baseline. trusted (N,) bool:
+    the oracle, which weighs these labels alike and the others 0. rng: a torch.Generator on the CPU.
+    Returns what was seen, (3, N) float64 on the CPU: raw scores, weights times the size of the
+    mini-batch, losses L_i; NaN for the last few of the random order, which fill no mini-batch.
+    """
+    unet.train()
+    qam.train()
+    device = images.device
+    seen = torch.full((3, len(images)), math.nan, device=device)
+    order = torch.randperm(len(images), generator=rng).to(device)
+    for indices in order.split(batch)[:len(images) // batch]:
+        inputs, targets = standardise(images[indices]), labels[indices]
+        if augmented:
+            inputs, targets = augment(inputs, targets, rng)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = unet(inputs)  # (batch, classes, H, W)
+            scores = qam(inputs, targets) if not uniform else torch.zeros(batch, device=device)
+        losses = sample_losses(logits.float(), targets)  # (batch, classes)
+        weights = quality_weights(scores.float(), lam)  # (batch,); 1 / batch where scores are equal
+        if trusted is not None:
+            weights = trusted[indices] / trusted[indices].sum().clamp_min(1)
+        trend = area_trend(losses, targets, weights) if area_neutral and not uniform else None
+        loss = pick_and_learn_loss(losses, weights, trend)  # eq. (1)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        seen[:, indices] = torch.stack([scores, weights * batch, losses.mean(dim=1)]).detach()
+    return seen.cpu().double()
+
+
+def make_optimiser(unet, qam, arguments, steps):
+    """Adam and its learning rates over `steps` mini-batches: one cycle, or constant for --paper."""
+    rates = [arguments.lr, arguments.qam_lr]
+    groups = [{"params": unet.parameters(), "lr": arguments.lr},
+              {"params": qam.parameters(), "lr": arguments.qam_lr}]
+    if arguments.paper:
+        optimiser = torch.optim.Adam(groups)
+        return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1)
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps)
+
+
+def train(arguments):
+    """One run, from the data to the pictures; the module's docstring says what it leaves behind."""
+    started = time.perf_counter()
+
+    # 1. Data
+    device, bf16 = choose_device(arguments.device, arguments.precision)
+    settings = vars(arguments).copy()
+    del settings["out"], settings["resume"]
+    out = run_folder(arguments, settings)
+    lock = lock_folder(out) if out.exists() else None
+    if (out / "metrics.json").exists():
+        print(f"{out} is finished")
+    classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
+    check_strategy(arguments, training)
+    print_data_summary(classes, training, test)
+    images = torch.from_numpy(training.images).to(device)  # (N, H, W) uint8
+    labels = torch.from_numpy(training.labels).to(device)  # (N, classes, H, W) bool
+    test_images = torch.from_numpy(test.images).to(device)
+    truth = torch.from_numpy(test.clean).to(device)
+
+    # 2. Networks and optimiser
+    unet, qam = evaluation.build_networks(settings, classes, device)
+    batch = min(arguments.batch, len(images))
+    steps = len(images) // batch  # in an epoch
+    optimiser, schedule = make_optimiser(unet, qam, arguments, arguments.epochs * steps)
+    parts = {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
+    state = {"arguments": settings, "classes": list(classes), "log": [], "weights": [],
+             "lam": first_lambda(arguments),
+             "digests": evaluation.case_digests(training, test)}
+    trusted = None
+    if arguments.strategy == "oracle":
+        trusted = torch.from_numpy(~training.noisy).to(device)
+    uniform = arguments.strategy in ("baseline", "oracle")
+
+    # 3. The run folder; what is in it, if this run was interrupted
+    if lock is None:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(out)
+    if (out / "checkpoint.pt").exists():
+        checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt")
+        evaluation.check_unchanged(checkpoint, training, test)
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint[name])
+        state.update({name: checkpoint[name] for name in ("log", "weights", "lam")})
+    if (out / "metrics.json").exists():
+        return evaluation.print_results(settings, evaluation.read_run(out)[1])
+    evaluation.write_json(out / "config.json", {
+        "arguments": settings, "device": str(device), "bf16": bf16,
+        "threads": torch.get_num_threads(), "python": platform.python_version(),
+        "torch": torch.__version__, "numpy": np.__version__})
+    data_seconds = time.perf_counter() - started
+
+    # 4. Epochs
+    log = state["log"]
+    earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption
+    begun = time.perf_counter() - earlier
+    for epoch in range(len(log) + 1, arguments.epochs + 1):
+        # A generator per epoch, so that a resumed run draws the same numbers.
+        rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
+        seen = train_epoch(unet, qam, optimiser, schedule, images, labels, batch, state["lam"],
+                           rng, uniform, trusted, arguments.augment, arguments.area_neutral, bf16)
+        check_finite(seen, steps * batch, (unet, qam), epoch, out)
+        dice = dict.fromkeys((*classes, "average"), math.nan)
+        if epoch % DICE_EVERY == 0 or epoch == arguments.epochs:
+            dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
+        row = epoch_row(epoch, seen, training, state["lam"], dice)
+        row["seconds"] = time.perf_counter() - begun
+        log.append(row)
+        state["weights"].append(seen[1].float())
+        if arguments.lam == "auto" and arguments.strategy == "qam+ocm":
+            state["lam"] = fitting_lambda(row["contradicted"])  # of the next epoch
+        networks = {name: part.state_dict() for name, part in parts.items()}
+        evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **networks})
+        evaluation.write_csv(out / "log.csv", log)
+        print_epoch(row, arguments.epochs)
+
+    # 5. Evaluation: figures first, so that nothing that goes wrong in drawing costs them
+    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, state["lam"])
+    metrics["seconds"] = {"data": data_seconds, "train": log[-1]["seconds"],
+                          "total": time.perf_counter() - started + earlier}
+    metrics["peak_memory_mb"] = peak_memory_mb(device)
+    metrics["contradicted"] = log[-1]["contradicted"]
+    metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test,
+                                                 metrics["contradicted"])
+    evaluation.write_json(out / "metrics.json", metrics)
+    evaluation.print_results(settings, metrics)
+    evaluation.write_report(out, unet, classes, training, rows, log, device)
+    if training.noisy.any():
+        evaluation.weights_film(out / "weights.gif", torch.stack(state["weights"]).numpy(),
+                                training.operation)
+    lock.close()
+    (out / "lock").unlink()
+
+
+# ----------------------------------------------------------------------------- what a run prints
+
+def print_data_summary(classes, training, test):
+    """Prints what a careful reader checks first: counts, sizes, areas, and what the noise did."""
+    def per_class(values):
+        return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
+
+    count, size, noisy = len(training.names), training.images.shape[-1], training.noisy
+    print(f"{count} training and {len(test.names)} test images, {size} x {size}")
+    print(f"share of foreground: {per_class(training.labels.mean(axis=(0, 2, 3)))}; "
+          f"in the clean labels: {per_class(training.clean.mean(axis=(0, 2, 3)))}")
+    kinds = [f"{training.operation.count(kind)} {kind}" for kind in noise_kinds(training)]
+    print(f"noise: {noisy.sum()} of {count} labels changed ({noisy.mean():.1%}) {', '.join(kinds)}")
+    if noisy.any():
+        given, clean = training.labels[noisy], training.clean[noisy]
+        dice = evaluation.dice_figures(torch.from_numpy(given), torch.from_numpy(clean), classes)
+        vanished = (clean.any(axis=(2, 3)) & ~given.any(axis=(2, 3))).sum(axis=0)  # (classes,)
+        lost = ", ".join(f"{number} {name}" for number, name in zip(vanished, classes))
+        print(f"Dice of noisy against clean labels: {per_class(dice.values())}; vanished: {lost}")
+
+
+def noise_kinds(cases):
+    """The kinds of noise that occur in `cases`, sorted."""
+    return sorted(set(cases.operation) - {""})
+
+
+def epoch_row(epoch, seen, training, lam, dice):
+    """A row of log.csv, from what `train_epoch` has seen: losses and weights per kind of label."""
+    scores, weights, losses = seen.numpy()
+    known = np.isfinite(losses)
+    noisy = training.noisy
+    row = {"epoch": epoch, "lam": lam, "loss": mean(weights[known] * losses[known]),
+           "contradicted": contradicted_share(seen[0, known], seen[2, known])}
+    operation = np.array(training.operation)
+    kinds = {"clean": ~noisy, "noisy": noisy}
+    kinds.update({kind: operation == kind for kind in noise_kinds(training)})
+    for kind, members in kinds.items():
+        chosen = members & known
+        row[f"loss_{kind}"] = mean(losses[chosen])
+        row[f"weight_{kind}_mean"] = mean(weights[chosen])
+        row[f"weight_{kind}_variance"] = mean((weights[chosen] - mean(weights[chosen])) ** 2)
+    row["auroc"] = evaluation.auroc(scores[known], ~noisy[known])
+    row["loss_auroc"] = evaluation.auroc(-losses[known], ~noisy[known])
+    row.update({f"dice_{name}": value for name, value in dice.items()})
+    return row
+
+
+def mean(values):
+    """The mean as a Python number, which a checkpoint can hold; NaN of no values."""
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def print_epoch(row, epochs):
+    """Prints the line of an epoch."""
+    left = row["seconds"] / row["epoch"] * (epochs - row["epoch"])
+    line = f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N:"
+    for kind in ("clean", "noisy"):
+        if math.isfinite(row[f"weight_{kind}_mean"]):
+            line += f" {kind} {row[f'weight_{kind}_mean']:.2f}"
+    if math.isfinite(row["dice_average"]):
+        line += f"  test Dice {row['dice_average']:.3f}"
+    print(f"{line:75s}{left:4.0f} s left", flush=True)
+
+
+# ---------------------------------------------------------------------------------- run folders
+
+def run_folder(arguments, settings):
+    """The run folder's path; BadInput where it exists, or with --resume has other settings."""
+    out = Path(arguments.out or Path("runs") / folder_name(arguments, settings))
+    if not out.exists():
+        return out
+    if not arguments.resume:
+        raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another "
+                       "--out")
+    if not (out / "config.json").exists():
+        if not out.is_dir() or any(out.iterdir()):
+            raise BadInput(f"{out} is not a run folder, there is no config.json in it; choose "
+                           "another --out")
+        return out
+    try:
+        before = json.loads((out / "config.json").read_text())["arguments"]
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{out}/config.json is not one of train.py; choose another --out") from None
+    changed = [f"{name} was {before.get(name)}, is {value}" for name, value in settings.items()
+               if before.get(name) != value]
+    if changed:
+        raise BadInput(f"{out} was begun with other settings ({'; '.join(changed)}); choose "
+                       "another --out")
+    return out
+
+
+def folder_name(arguments, settings):
+    """A name that tells settings apart: data, strategy, noise, seed, then what is not as usual."""
+    source = Path(arguments.data).absolute().name.replace(":", "")
+    name = f"{source}-{arguments.strategy}-{arguments.noise:g}-{arguments.band}"
+    name += f"-seed{arguments.seed}"
+    usual = vars(parse_arguments(["--paper"] if arguments.paper else []))
+    if arguments.paper:
+        name += "-paper"
+    for setting, value in settings.items():
+        named = setting in ("data", "strategy", "noise", "band", "seed")
+        if not named and value != usual[setting]:
+            name += re.sub(r"[^-.\w]", "", f"-{setting}{value}")
+    return name
+
+
+def lock_folder(out):
+    """Keeps a second process out of the run folder while this one lives; returns the lock file.
+
+    The operating system drops the lock when a process dies. On Windows nothing is locked.
+    """
+    file = open(out / "lock", "a+")
+    try:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return file
+    except OSError:
+        file.seek(0)
+        raise BadInput(f"{out} is in use by {file.read()}; wait for it, or choose another "
+                       "--out") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S on %d %B')}")
+    file.flush()
+    return file
+
+
+def check_finite(seen, expected, networks, epoch, out):
+    """BadInput, before anything is saved, where a loss or a network has numbers not finite."""
+    finite = seen.isfinite().all(dim=0).sum() == expected
+    for network in networks:
+        for parameter in network.parameters():
+            finite = finite and parameter.isfinite().all()
+    if not finite:
+        raise BadInput(f"{out}: epoch {epoch} gave numbers that are not finite; the checkpoint of "
+                       f"epoch {epoch - 1}, if any, is kept; start again with a smaller --lr")
+
+
+def peak_memory_mb(device):
+    """The most memory this process has held, on the GPU if it trains there; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10  # bytes, elsewhere KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+# --------------------------------------------------------------------------------- command line
+
+def bounded_number(kind, low, high=math.inf):
+    """An argparse type: a number from low to high; kind is int or float."""
     def convert(text):
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
         if not low <= value <= high or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text} is not a {'whole ' * (kind is int)}number from {low} to {high}")
+            name = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text} is not a {name} from {low} to {high}")
         return value
     return convert
 
 
+def bound_or_auto(text):
+    """An argparse type: "auto", or a number from 0 on."""
+    return text if text == "auto" else bounded_number(float, 0)(text)
+
+
 def pixel_band(text):
-    """An argparse type: "5-13", the smallest and the largest radius in pixels of the 256-pixel grid."""
+    """An argparse type: "5-13", the smallest and the largest radius in pixels of a 256 grid."""
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]) < GRID:
-        raise argparse.ArgumentTypeError(f"{text} is not a band such as 5-13, smaller-larger, from 1 to {GRID - 1}")
+        raise argparse.ArgumentTypeError(f"{text} is not a band such as 5-13, smaller-larger, "
+                                         f"from 1 to {GRID - 1}")
     return text
 
 
 def noise_kind(text):
     """An argparse type: names of kinds of noise joined by -, such as "erode-dilate"."""
     if not set(text.split("-")) <= set(data.DAMAGE):
-        raise argparse.ArgumentTypeError(f"{text} is not one or several of {', '.join(data.DAMAGE)}, joined by -")
+        known = ", ".join(data.DAMAGE)
+        raise argparse.ArgumentTypeError(f"{text} is not one or several of {known}, joined by -")
     return text
 
 
-def parse_arguments(argv=None):
-    """The command line as a namespace; `--paper` moves the defaults, so that what is typed beside it still counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
-    parser.error = data.refuse
-    add = parser.add_argument
-    data.add_options(parser)
-    add("--clean", help="a folder like --data with clean labels of the same images, to measure with")
-    add("--group", metavar="PATTERN", help="split by patient: a regular expression for the patient in a file name")
-    add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm"), help="baseline: uniform weights")
-    add("--noise", type=number(float, 0, 1), default=None, help="share of training labels to damage; "
-        "without it 0.5 of phantoms, 0 of a folder")
-    add("--band", type=pixel_band, default="5-13", help="by how many pixels, on a grid of 256 x 256")
-    add("--noise-kind", type=noise_kind, default="erode-dilate", help="one or several of "
-        + ", ".join(data.DAMAGE) + ", joined by -")
-    add("--lam", type=number(float, 0), default=2.0, help="lambda of eq. (2), the bound on a score")
-    add("--size", type=number(int, 1), default=128, help="height and width of the pictures the networks see, in pixels")
-    add("--epochs", type=number(int, 1), default=40, help="passes over the training data")
-    add("--batch", type=number(int, 2), default=16, help="samples over which the weights sum to 1; use 8 or more")
-    add("--lr", type=number(float, 0), default=1e-2, help="the U-Net's learning rate, at its highest")
-    add("--qam-lr", type=number(float, 0), default=4e-4, help="the QAM's learning rate, at its highest")
-    add("--beta2", type=number(float, 0, 0.99999), default=0.99, help="Adam's decay of squared gradients")
-    add("--schedule", default="one-cycle", choices=("one-cycle", "constant"), help="of both learning rates")
-    add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
-        help="hide from the QAM what the area of a label alone predicts of its loss")
-    add("--shift", type=number(float, 0, 1), default=0.0625, help="augmentation: shift, up to this share of the size")
-    add("--zoom", type=number(float, 0, 1), default=0.1, help="augmentation: larger or smaller by up to this share")
-    add("--turn", type=number(float, 0, 180), default=5.0, help="augmentation: rotation, up to this many degrees")
-    add("--width", type=number(int, 1), default=8, help="channels of the U-Net at full size")
-    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="of split, noise, networks and order of the data")
-    add("--device", default="auto", help="auto is cuda when available, else cpu")
-    add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto is bf16 where the hardware has it")
-    add("--out", default=None, help="the run folder; without it, one in runs/ named after the settings")
-    add("--resume", action="store_true", help="go on with an interrupted run in --out; a finished one is only shown")
-    add("--paper", action="store_true", help="as defaults, section 3.2 with our networks: "
-        + ", ".join(f"{name} {value}" for name, value in SECTION_3_2.items()).replace("_", "-"))
-    if parser.parse_args(argv).paper:
-        parser.set_defaults(**SECTION_3_2)
-    arguments = parser.parse_args(argv)
-    if arguments.noise is None:
-        arguments.noise = 0.5 if arguments.data.partition(":")[0] == "phantoms" else 0.0
-    return arguments
-
-
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults, where there are any, beside the options, and the module's docstring as it stands."""
+    """Defaults, where there are any, beside the options; the module's docstring as it stands."""
 
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+def parse_arguments(argv=None):
+    """The command line as a namespace; --paper moves defaults, what is typed beside it counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser.error = evaluation.usage_error
+    data.add_options(parser)
+    add = parser.add_argument
+    add("--group",
+        help="split by patient: a regular expression, what it matches in a name is the patient")
+    add("--clean",
+        help="a folder like --data with clean labels of the same images, to measure with")
+    add("--clean-dice", type=bounded_number(float, 0, 1), default=0.99,
+        help="with --clean: a label is noisy whose Dice with the clean one is lower in a class")
+    add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm", "oracle"),
+        help="baseline: uniform weights; oracle: those of the labels known to be clean, the limit")
+    add("--noise", type=bounded_number(float, 0, 1), default=None,
+        help="share of training labels to damage; without it 0.5 of phantoms, 0 of a folder")
+    add("--band", type=pixel_band, default="5-13",
+        help="by how many pixels, on a grid of 256 x 256")
+    add("--noise-kind", type=noise_kind, default="erode-dilate",
+        help=f"one or several of {', '.join(data.DAMAGE)}, joined by -")
+    add("--lam", type=bound_or_auto, default="auto",
+        help="lambda of eq. (2), the bound on a score; auto: 1 to 2, the more labels contradict")
+    add("--size", type=bounded_number(int, 1), default=128,
+        help="height and width of the pictures that the networks see, in pixels")
+    add("--epochs", type=bounded_number(int, 1), default=40, help="passes over the training data")
+    add("--batch", type=bounded_number(int, 2), default=16,
+        help="samples over which the weights sum to 1; use 8 or more")
+    add("--lr", type=bounded_number(float, 0), default=1e-2,
+        help="the U-Net's learning rate, at its highest")
+    add("--qam-lr", type=bounded_number(float, 0), default=4e-4, help="the QAM's, at its highest")
+    add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
+        help="hide from the QAM what the area of a label alone predicts of its loss")
+    add("--augment", action=argparse.BooleanOptionalAction, default=True,
+        help="shift, scale and turn images and labels a little")
+    add("--width", type=bounded_number(int, 1), default=8,
+        help="channels of the U-Net at full size")
+    add("--seed", type=bounded_number(int, 0, 2 ** 31), default=0,
+        help="of split, noise, networks and order of the data")
+    add("--device", default="auto", help="auto is cuda when available, else cpu")
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
+        help="auto is bf16 where the hardware has units for it")
+    add("--out", default=None,
+        help="the run folder; without it, one in runs/ named after the settings")
+    add("--resume", action="store_true",
+        help="go on with an interrupted run in --out; a finished one is only shown")
+    literal = ", ".join(f"{name} {value}" for name, value in SECTION_3_2.items())
+    add("--paper", action="store_true",
+        help=f"section 3.2 with our networks: constant rates, {literal.replace('_', '-')}")
+    if parser.parse_args(argv).paper:
+        parser.set_defaults(**SECTION_3_2)
+    arguments = parser.parse_args(argv)
+    if arguments.noise is None:
+        phantoms = arguments.data.partition(":")[0] == "phantoms"
+        arguments.noise = 0.5 if phantoms else 0.0
+    return arguments
+
+
 def choose_device(name, precision):
-    """The torch device, and whether the networks run in bfloat16: by default where the hardware has units for it."""
-    import torch
+    """The torch device, and whether to train in bfloat16: auto where the hardware has units."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"--device {name}: {str(error).splitlines()[0]}; leave --device out") from None
-    units = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
-    has_bf16 = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda"
-                else units.get("amx_bf16") or units.get("avx512_bf16"))
-    return device, precision == "bf16" or precision == "auto" and bool(has_bf16)
-
-
-def keep_memory():
-    """Linux: what is freed stays with this process, which needs it again in the next step. Saves a third of the time at
-    256 x 256, 5 % at 128 x 128; elsewhere nothing is done.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: give nothing back
-        mallopt(-4, 0)  # M_MMAP_MAX: no pages of its own for a large tensor
-    except (OSError, AttributeError):  # not Linux, or not the GNU C library
-        pass
-
-
-def run_folder(arguments, settings):
-    """The run folder's path; BadInput where it exists and --resume is not given, or was begun with other settings."""
-    named = ("data", "strategy", "noise", "band", "seed")  # and whatever is not as usual
-    usual = vars(parse_arguments(["--paper"] * arguments.paper))
-    others = [f"-{name}{value}" for name, value in settings.items() if name not in named and value != usual[name]]
-    out = Path(arguments.out or "runs/{data}-{strategy}-{noise:g}-{band}-seed{seed}".format(
-        **{**settings, "data": Path(arguments.data).absolute().name.replace(":", "")})
-        + "-paper" * arguments.paper + re.sub("[^-.\\w]", "", "".join(others)))
-    if out.exists() and not arguments.resume:
-        raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another --out")
-    if (out / "config.json").exists():
-        try:
-            before = json.loads((out / "config.json").read_text())["arguments"]
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"{out}/config.json is not one of train.py; choose another --out") from None
-        changed = [f"{name} was {before.get(name)}, is {value}" for name, value in settings.items()
-                   if before.get(name) != value]
-        if changed:
-            raise BadInput(f"{out} was begun with other settings ({'; '.join(changed)}); choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is not a run folder, there is no config.json in it; choose another --out")
-    return out
-
-
-def write_json(path, content):
-    """Writes `content` as readable JSON."""
-    replace(path, lambda other: other.write_text(json.dumps(content, indent=1) + "\n"))
-
-
-def replace(path, write):
-    """Lets write(other) make a file beside `path`, then puts it in its place: a kill leaves the old or the new one."""
-    other = path.with_name(path.name + ".new")
-    try:
-        write(other)
-        os.replace(other, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        reason = str(error).splitlines()[0][:80]
-        raise BadInput(f"{path}: cannot be written ({reason}); make room, then --resume") from None
-
-
-def describe(classes, training, test):
-    """Prints what a careful reader checks first: counts, sizes, areas, and what the noise did to the labels."""
-    from torch import from_numpy
-    from eval import dice_figures
-
-    def per_class(values):
-        return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
-    count, size, changed = len(training.names), training.images.shape[-1], training.noisy
-    print(f"{count} training and {len(test.names)} test images, {size} x {size}")
-    print(f"share of foreground: {per_class(training.labels.mean(axis=(0, 2, 3)))}; in the clean labels: "
-          f"{per_class(training.clean.mean(axis=(0, 2, 3)))}")
-    kinds = [f"{training.operation.count(kind)} {kind}" for kind in sorted({*training.operation} - {""})]
-    print(f"noise: {changed.sum()} of {count} labels changed ({changed.mean():.1%}) {', '.join(kinds)}")
-    if changed.any():
-        noisy, clean = training.labels[changed], training.clean[changed]
-        dice = dice_figures(from_numpy(noisy), from_numpy(clean), classes)
-        vanished = (clean.any(axis=(2, 3)) & ~noisy.any(axis=(2, 3))).sum(axis=0)
-        print(f"Dice of noisy against clean labels: {per_class(dice.values())}; "
-              f"vanished: {', '.join(f'{n} {name}' for n, name in zip(vanished, classes))}")
-
-
-def augment(images, labels, shift, zoom, turn, rng=None):
-    """Each image (N, 1, H, W) with its label (N, classes, H, W), shifted, scaled and turned at random -> both, float.
-
-    shift: share of the size; zoom: share, 0.1 for 1 / 1.1 to 1.1 times as large; turn: degrees; the most of each.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    def draw(most):
-        return most * (2 * torch.rand(len(images), generator=rng) - 1)
-    scale, angle, x, y = draw(math.log1p(zoom)).exp(), draw(math.radians(turn)), draw(2 * shift), draw(2 * shift)
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    matrices = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3).to(images.device)
-    both = torch.cat([images, labels.float()], dim=1)  # (N, 1 + classes, H, W)
-    grid = F.affine_grid(matrices, both.shape, align_corners=False)  # from -1 to 1 along each side
-    both = F.grid_sample(both, grid, padding_mode="border", align_corners=False)
-    both = both.contiguous(memory_format=torch.channels_last)
-    return both[:, :1], (both[:, 1:] > 0.5).float()
-
-
-def check_finite(losses, names, networks, epoch, out):
-    """BadInput, before anything is saved, where a loss or a network is no finite number: the epoch, and the samples."""
-    broken = [name for name, loss in zip(names, losses.tolist()) if not math.isfinite(loss)]
-    if broken or not all(parameter.isfinite().all() for network in networks for parameter in network.parameters()):
-        where = (", ".join(broken[:5]) or "a network") + " ..." * (len(broken) > 5)
-        raise BadInput(f"{out}: epoch {epoch} gave numbers that are not finite, for {where}; the checkpoint of epoch "
-                       f"{epoch - 1}, if any, is kept; start again with a smaller --lr")
-
-
-def epoch_row(epoch, weights, losses, scores, kinds, dice, auroc):
-    """A row of log.csv: weights (times N), losses and raw scores are (samples,); kinds: {name: bool (samples,)}."""
-    row, noisy = {"epoch": epoch, "loss": (weights * losses).mean().item()}, kinds["noisy"]
-    for kind, chosen in kinds.items():
-        row[f"loss_{kind}"] = losses[chosen].mean().item()
-        row[f"weight_{kind}_mean"] = weights[chosen].mean().item()
-        row[f"weight_{kind}_variance"] = (weights[chosen] - weights[chosen].mean()).square().mean().item()
-    row |= {"auroc": auroc(scores, ~noisy), "loss_auroc": auroc(-losses, ~noisy)}
-    return row | {f"dice_{name}": value for name, value in dice.items()}
-
-
-def show(row, epochs, seconds_left):
-    """The line of an epoch."""
-    weights = [f"{kind} {row[f'weight_{kind}_mean']:.2f}" for kind in ("clean", "noisy")
-               if math.isfinite(row[f"weight_{kind}_mean"])]
-    dice = f"test Dice {row['dice_average']:.3f}  " if math.isfinite(row["dice_average"]) else " " * 17
-    print(f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N: {' '.join(weights)}  "
-          f"{dice}{seconds_left:4.0f} s left", flush=True)
-
-
-def peak_memory_mb(device):
-    """The most memory this process has held, on the GPU if it trains there; None where Python cannot tell."""
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"--device {name}: {reason}; leave --device out") from None
+    if precision != "auto":
+        return device, precision == "bf16"
     if device.type == "cuda":
-        import torch
-        return torch.cuda.max_memory_allocated(device) / 2 ** 20
-    try:
-        import resource  # not on Windows
-    except ImportError:
+        return device, torch.cuda.get_device_capability(device) >= (8, 0)
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch does not tell
+        return device, False
+    units = torch.cpu.get_capabilities()
+    return device, bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+
+
+def first_lambda(arguments):
+    """The bound of the first epoch: None, no bound at all, for every strategy but qam+ocm."""
+    if arguments.strategy != "qam+ocm":
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
+    return fitting_lambda(0.0) if arguments.lam == "auto" else arguments.lam
 
 
-def train(arguments):
-    """One run, from the data to the pictures; see the module's docstring for what it leaves in the run folder."""
-    import torch  # here and not at the top, so that --help and mistakes are answered at once
-    import eval as evaluation
-    from pal import area_trend, pick_and_learn_loss, quality_weights, sample_losses
-
-    started = time.perf_counter()
-    keep_memory()
-    device, reduced = choose_device(arguments.device, arguments.precision)
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "resume", "paper")}
-    out = run_folder(arguments, settings)
-    if (out / "metrics.json").exists():
-        print(f"{out} is finished")
-        return evaluation.print_results(settings, evaluation.read_run(out)[1])
-    classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
-    describe(classes, training, test)
-    unet, qam = evaluation.build(settings, classes, device)
-    images, labels, test_images, truth = (torch.from_numpy(array).to(device) for array in
-                                          (training.images, training.labels, test.images, test.clean))
-    kinds = {"clean": ~training.noisy, "noisy": training.noisy} | {
-        kind: np.array(training.operation) == kind for kind in sorted({*training.operation} - {""})}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {
-        "arguments": settings, "device": str(device), "bf16": reduced, "threads": torch.get_num_threads(),
-        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__})
-    data_seconds = time.perf_counter() - started
-
-    batch = min(arguments.batch, len(images))
-    steps = len(images) // batch  # full mini-batches only: an epoch leaves out the last few of its random order
-    rates = [arguments.lr, arguments.qam_lr]
-    optimiser = torch.optim.Adam([{"params": network.parameters(), "lr": rate} for network, rate in
-                                  zip((unet, qam), rates)], betas=(0.9, arguments.beta2))
-    schedule = (torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=arguments.epochs * steps)
-                if arguments.schedule == "one-cycle" else torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1))
-    lam = arguments.lam if arguments.strategy == "qam+ocm" else None
-    picking = arguments.strategy != "baseline"
-    log, parts = [], {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
-    if (out / "checkpoint.pt").exists():
-        checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt", device)
-        if (checkpoint["classes"], checkpoint["names"]) != (list(classes), training.names):
-            raise BadInput(f"{arguments.data} is no longer what {out} was begun with; choose another --out")
-        log = checkpoint["log"]
-        for name, part in parts.items():
-            part.load_state_dict(checkpoint[name])
-
-    earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption
-    begun = time.perf_counter() - earlier
-    for epoch in range(len(log) + 1, arguments.epochs + 1):
-        rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)  # so a resumed run draws the same numbers
-        order = torch.randperm(len(images), generator=rng).to(device)
-        seen = []
-        unet.train(), qam.train()
-        for indices in order.split(batch)[:steps]:
-            inputs, label = augment(evaluation.network_input(images[indices]), labels[indices], arguments.shift,
-                                    arguments.zoom, arguments.turn, rng)
-            with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-                logits = unet(inputs)  # (N, classes, H, W)
-                scores = qam(inputs, label) if picking else torch.zeros(batch, device=device)  # (N,)
-            losses = sample_losses(logits.float(), label)  # (N, classes)
-            weights = quality_weights(scores.float(), lam)  # (N,); scores of zero make it 1 / N: the baseline
-            trend = area_trend(losses, label, weights) if picking and arguments.area_neutral else None
-            loss = pick_and_learn_loss(losses, weights, trend)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            seen.append(torch.stack([indices, scores.detach(), weights.detach() * batch, losses.detach().mean(dim=1)]))
-
-        indices, scores, weights, losses = torch.cat(seen, dim=1).cpu().double()
-        indices = indices.long()
-        check_finite(losses, [training.names[i] for i in indices], (unet, qam), epoch, out)
-        dice = dict.fromkeys((*classes, "average"), math.nan)
-        if epoch % 4 == 0 or epoch == arguments.epochs:  # not always: it would take a tenth of the time
-            dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
-        log.append(epoch_row(epoch, weights, losses, scores, {kind: chosen[indices] for kind, chosen in kinds.items()},
-                             dice, evaluation.auroc))
-        log[-1]["seconds"] = time.perf_counter() - begun
-        state = {"arguments": settings, "classes": list(classes), "names": training.names, "log": log,
-                 **{name: part.state_dict() for name, part in parts.items()}}
-        replace(out / "checkpoint.pt", lambda path: torch.save(state, path))
-        evaluation.write_csv(out / "log.csv", log)
-        show(log[-1], arguments.epochs, log[-1]["seconds"] / epoch * (arguments.epochs - epoch))
-
-    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, lam)
-    evaluation.write_report(out, unet, classes, training, rows, log, device)
-    metrics["seconds"] = {"data": data_seconds, "train": log[-1]["seconds"],
-                          "total": time.perf_counter() - started + earlier}
-    metrics["peak_memory_mb"] = peak_memory_mb(device)
-    write_json(out / "metrics.json", metrics)
-    evaluation.print_results(settings, metrics)
+def check_strategy(arguments, training):
+    """BadInput for an oracle that knows of no noisy label, or of no clean one."""
+    if arguments.strategy == "oracle" and (training.noisy.all() or not training.noisy.any()):
+        raise BadInput("--strategy oracle needs clean and noisy labels, and knowledge of which is "
+                       "which; add --noise or --clean")
 
 
 if __name__ == "__main__":
-    data.run(lambda: train(parse_arguments()))
+    evaluation.run_main(lambda: train(parse_arguments()))

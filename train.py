@@ -2,7 +2,7 @@
 
     python train.py --noise 0.5 --band 5-13                      # phantoms, minutes on a laptop
     python train.py --noise 0.5 --band 5-13 --strategy baseline  # the same with uniform weights
-    python train.py --data FOLDER                                # your images and labels as they are
+    python train.py --data FOLDER                                # your images, labels as they are
     python train.py --data FOLDER --noise 0.75 --paper           # the settings of section 3.2
 
 A run folder (--out) receives config.json, log.csv, labels.csv, suspects.csv, metrics.json,

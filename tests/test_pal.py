@@ -119,10 +119,11 @@ def test_both_networks_learn_from_one_backward_pass():
 
 def test_area_trend_is_subtracted_from_the_loss_that_the_qam_sees():
     logits, labels = random_batch()
-    losses = pal.sample_losses(logits, labels)
+    losses = pal.sample_losses(logits.requires_grad_(), labels)
     scores = torch.linspace(-1, 1, 5, dtype=torch.float64).requires_grad_()
     weights = pal.quality_weights(scores)
     trend = pal.area_trend(losses, labels, weights)
+    assert not trend.requires_grad
     loss = pal.pick_and_learn_loss(losses, weights, trend)
     loss.backward()
     expected = weights * (losses.mean(dim=1) - trend - loss) * 2 * (1 - torch.tanh(scores) ** 2)

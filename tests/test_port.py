@@ -265,6 +265,7 @@ def test_compiled_step():
     compiled, plain = networks(), networks()
 
     def step(unet, qam, images, labels):
+        """The four lines of a training step."""
         losses = pal.sample_losses(unet(images), labels)
         weights = pal.quality_weights(qam(images, labels))
         return pal.pick_and_learn_loss(losses, weights, pal.area_trend(losses, labels, weights))

@@ -48,9 +48,10 @@ def conv3x3(inputs, outputs, dims, pool=False):
 
 def convolutions(inputs, outputs, dims, times=2):
     """One or two (`times`) `conv3x3` in a row: (N, inputs, H, W) -> (N, outputs, H, W)."""
-    # both are always drawn, so that a seed gives the same networks as in the published results
-    layers = [conv3x3(inputs, outputs, dims), conv3x3(outputs, outputs, dims)]
-    return nn.Sequential(*layers[:times])
+    layers = [conv3x3(inputs, outputs, dims)]
+    if times == 2:
+        layers.append(conv3x3(outputs, outputs, dims))
+    return nn.Sequential(*layers)
 
 
 class Down(nn.Sequential):
@@ -63,13 +64,14 @@ class Down(nn.Sequential):
 class Up(nn.Module):
     """Enlarges the features, puts the skip connection beside them, convolves once or twice."""
 
-    def __init__(self, channels, dims, times):
+    def __init__(self, inputs, outputs, dims, times):
         super().__init__()
-        self.convolve = convolutions(2 * channels, channels, dims, times)
+        self.reduce = CONVOLUTION[dims](inputs, outputs, 1, bias=False)
+        self.convolve = convolutions(2 * outputs, outputs, dims, times)
 
     def forward(self, features, skip):
-        """features (N, channels, H / 2, W / 2), skip (N, channels, H, W) -> (N, channels, H, W)."""
-        features = F.interpolate(features, scale_factor=2, mode="nearest")
+        """features (N, inputs, H / 2, W / 2), skip (N, outputs, H, W) -> (N, outputs, H, W)."""
+        features = F.interpolate(self.reduce(features), scale_factor=2, mode="nearest")
         return self.convolve(torch.cat([skip, features], dim=1))
 
 
@@ -84,14 +86,13 @@ class UNet(nn.Module):
         super().__init__()
         self.multiple = 2 ** depth  # H and W must be multiples of it
         widths = [width * 2 ** level for level in range(depth + 1)]  # 8, 16, 32, 64, 128
-        self.first = convolutions(in_channels, width, dims, times=1)
-        self.down, self.halve, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.first = conv3x3(in_channels, width, dims)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level in range(depth):
             self.down.append(Down(widths[level], widths[level + 1], dims))
         for level in reversed(range(depth)):
-            self.halve.append(CONVOLUTION[dims](widths[level + 1], widths[level], 1, bias=False))
-        for level in reversed(range(depth)):
-            self.up.append(Up(widths[level], dims, times=1 if level == 0 else 2))
+            times = 1 if level == 0 else 2
+            self.up.append(Up(widths[level + 1], widths[level], dims, times))
         self.head = CONVOLUTION[dims](width, classes, 1)
 
     def forward(self, images):
@@ -102,8 +103,8 @@ class UNet(nn.Module):
         for down in self.down:
             skips.append(features)
             features = down(features)
-        for halve_channels, up, skip in zip(self.halve, self.up, reversed(skips)):
-            features = up(halve_channels(features), skip)
+        for up, skip in zip(self.up, reversed(skips)):
+            features = up(features, skip)
         return self.head(features)
 
 

@@ -220,6 +220,7 @@ def test_dice_of_empty_masks():
 @pytest.mark.parametrize("classes, width, depth, size", [
     (1, 4, 2, (8, 12)), (3, 8, 4, (32, 16)), (20, 4, 1, (6, 6))])
 def test_unet_gives_logits_of_the_size_of_the_image(classes, width, depth, size):
+    torch.manual_seed(0)
     logits = pal.UNet(classes, width, depth)(torch.randn(2, 1, *size))
     assert logits.shape == (2, classes, *size)
     assert logits.min() < 0 < logits.max()

@@ -333,7 +333,7 @@ def unfold(files):
     unfolded, counts = {}, Counter()
     for file in files:
         words = split_words(file.stem)
-        for n in range(1, len(words)):
+        for n in range(len(words) - 1, 0, -1):
             owner, ending = "".join(words[:n]), "".join(words[n:]).strip(" _-.")
             if (file.folders, owner) in stems:
                 unfolded[file] = File(file.path, (*file.folders, "masks", ending), owner)
@@ -602,8 +602,9 @@ def has_soft_edges(numbers, found):
     along_edges = dilate(cut, 3) & ~erode(cut, 3)
     peak = np.histogram(numbers, 4, (top / 4, top * 3 / 4))[0].max()
     has_third_peak = peak > 0.6 * between.sum() and peak > 0.03 * cut.sum()
-    has_low_class = (numbers[numbers <= top / 8] > top / 50).mean() > 0.1
-    is_apart = (between & ~along_edges).sum() > 0.02 * cut.sum()
+    low = numbers <= top / 8
+    has_low_class = (low & (numbers > top / 50)).sum() > 0.1 * low.sum()
+    is_apart = (between & ~along_edges).sum() > 0.05 * cut.sum()
     return not (is_apart or has_third_peak or has_low_class)
 
 
@@ -613,6 +614,9 @@ def read_labels(path, values, notes):
     if numbers.max() >= COLOUR and not has_colours(values):
         raise BadInput(f"{path}: is coloured; write its colours as red-green-blue, such as "
                        f"--values name={value_name(numbers.max())}")
+    found = np.unique(numbers)
+    if has_soft_edges(numbers, found):
+        notes["label picture(s) have soft edges, where --values reads wrongly; save labels as PNG"] += 1
     masks = {}
     rest = numbers != 0
     for name, ranges in values.items():
@@ -623,7 +627,7 @@ def read_labels(path, values, notes):
     if rest.any():
         value = value_name(numbers[rest].min())
         notes[f"label picture(s) with values of no class, such as {value}, taken as background"] += 1
-    return masks, np.unique(numbers).tolist()
+    return masks, found.tolist()
 
 
 def has_colours(values):
@@ -731,10 +735,12 @@ def describe_class(root, name, greys, drawn, masks):
     print(f"  {name}: grey values {shown}; {shares.mean():.1%} of the picture; {empty} empty and {full} "
           "full masks")
     lost = ((drawn > 0) & (shares == 0)).sum()
-    growth = shares.sum() / max(drawn.sum(), 1e-12)
-    if lost or drawn.any() and not 0.8 < growth < 1.25:
-        print(f"    too small for a grid of {GRID} pixels: lost in {lost} masks, area x {growth:.2f} in all; "
-              "crop the pictures, or make GRID in data.py larger")
+    growth = shares[drawn > 0] / drawn[drawn > 0]
+    changed = ((growth < 0.8) | (growth > 1.25)).sum()
+    if changed:
+        print(f"    too small for a grid of {GRID} pixels: lost in {lost} masks, area changed by a fifth or "
+              f"more in {changed} (x {np.median(growth):.2f} in the median); crop the pictures, or make "
+              "GRID in data.py larger")
     if empty + full == len(masks):
         raise BadInput(f"{root}: every mask of {name} is empty or full; leave it out or correct it")
     border = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]

@@ -341,7 +341,8 @@ def test_fault_5_foreground_lost_on_the_grid_is_said(tmp_path, capsys):
         write(tmp_path / f"vessels/{i}.png", vessels)
     data.read_folder(tmp_path)
     out = capsys.readouterr().out
-    assert "lost in 2 masks, area x 1.00" in out and "lost in 0 masks, area x 1.33" in out
+    assert "lost in 2 masks, area changed by a fifth or more in 2 (x 0.00 in the median)" in out
+    assert "lost in 0 masks, area changed by a fifth or more in 3 (x 1.33 in the median)" in out
     assert "crop the pictures" in out
 
 

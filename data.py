@@ -1,6 +1,6 @@
-"""Data for Pick-and-Learn: phantoms, folders of images and masks, label noise, the train/test split.
+"""Data for Pick-and-Learn: phantoms, folders of images and masks, label noise, the data split.
 
-Images are uint8 (N, H, W), labels are bool (N, classes, H, W). This file needs numpy and Pillow only.
+Images are uint8 (N, H, W), labels are bool (N, classes, H, W). Needs numpy and Pillow only.
 The phantoms' drawing code at the end is an asset: skip it when reading.
 """
 import functools
@@ -22,8 +22,8 @@ GRID = 256  # the paper's picture size, to which data are brought; the noise ban
 READING = ("images", "masks", "values", "skip_unpaired", "exif")  # options: how a folder is read
 LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "clean", "group", *READING)
 
-PICTURES = {".img", ".png", ".gif", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm"}
-TEXTS = {".txt", ".xml", ".json", ".csv", ".md", ".html"}
+PICTURES = set(".img .png .gif .bmp .tif .tiff .jpg .jpeg .webp .ppm .pgm".split())
+TEXTS = {".txt", ".xml", ".json", ".csv", ".md", ".html"}  # these may lie in folders of their own
 JUNK = {"@eadir", "__macosx", "thumbs", "thumbs.db", "desktop.ini"}
 MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|^gt$")  # in the name of a folder
 IMAGE_WORD = re.compile("image|img")
@@ -32,7 +32,7 @@ Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limi
 
 
 class BadInput(Exception):
-    """Something the user gave cannot be used; the message is one line: what was found, where, what to do."""
+    """Bad data or arguments; the message is one line: what was found, where, what to do."""
 
 
 def refuse(message):
@@ -58,13 +58,13 @@ def run(main):
 
 
 class Cases(NamedTuple):
-    """Images, the labels to train on, the clean labels to measure with, and what `corrupt_labels` did to each."""
+    """Images, labels to train on, clean labels to measure with, and what was done to each."""
     names: list          # N file stems
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
     clean: np.ndarray    # (N, classes, S, S) bool
-    operation: list      # N times "" (clean), a name in DAMAGE, or "given": differs from its clean label
-    pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, 0 without one
+    operation: list      # N times "" (clean), a name in DAMAGE, or "given" (--clean is different)
+    pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, or 0
 
     @property
     def noisy(self):
@@ -77,7 +77,7 @@ class Cases(NamedTuple):
 def dilate(mask, n):
     """Dilation of a bool mask (..., H, W) by the disc of radius n: all pixels within n of the mask.
 
-    Distances are Euclidean. Nothing lies outside the picture: its border neither grows nor eats a mask.
+    Distances are Euclidean. Nothing lies outside the picture: its border grows or eats no mask.
     """
     rows = [np.array(mask, dtype=bool)]  # rows[r]: the mask grown by r pixels along each row
     for r in range(1, n + 1):
@@ -86,7 +86,7 @@ def dilate(mask, n):
         grown[..., :-r] |= rows[0][..., r:]
         rows.append(grown)
     grown = rows[n].copy()
-    for dy in range(1, n + 1):  # a disc is a stack of rows: the one at dy reaches sqrt(n^2 - dy^2) far
+    for dy in range(1, n + 1):  # a disc is a stack of rows: at dy it reaches sqrt(n^2 - dy^2) far
         row = rows[math.isqrt(n * n - dy * dy)]
         grown[..., dy:, :] |= row[..., :-dy, :]
         grown[..., :-dy, :] |= row[..., dy:, :]
@@ -94,7 +94,7 @@ def dilate(mask, n):
 
 
 def erode(mask, n):
-    """Erosion of a bool mask (..., H, W) by the same disc: pixels farther than n from any background."""
+    """Erosion of a bool mask (..., H, W) by the same disc: pixels farther than n from others."""
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
@@ -112,7 +112,7 @@ def omit(masks, rng):
 
 
 def ragged(masks, n, rng):
-    """Masks (classes, H, W) dilated by n in random blocks of 2n x 2n pixels and eroded by n in the others."""
+    """Masks (classes, H, W) dilated by n in random blocks of 2n x 2n pixels, eroded elsewhere."""
     height, width = masks.shape[-2:]
     blocks = rng.integers(2, size=[math.ceil(height / (2 * n)), math.ceil(width / (2 * n))])
     outwards = blocks.repeat(2 * n, axis=0).repeat(2 * n, axis=1)[:height, :width] == 1
@@ -136,11 +136,11 @@ def damage(masks, operation, n, rng):
 
 
 def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
-    """Section 3.2: damages exactly round(noise * N) of N labels (N, classes, GRID, GRID), all classes alike.
+    """Section 3.2: damages exactly round(noise * N) of the labels (N, classes, GRID, GRID).
 
-    Each chosen label gets one operation out of `kind` (names in DAMAGE joined by "-") and one radius n,
-    band[0] <= n <= band[1]. Returns the noisy copy, and each label's operation ("" where untouched) and
-    radius (0 where untouched, and for "omit", which has none).
+    Each of these gets one operation for all classes, out of `kind` (names in DAMAGE joined by "-"),
+    and one radius n, band[0] <= n <= band[1]. Returns the noisy copy, and each label's
+    operation ("" where untouched) and radius (0 where untouched, and for "omit", which has none).
     """
     rng = np.random.default_rng(seed)
     kinds = kind.split("-")
@@ -182,7 +182,7 @@ def split(count, seed):
 
 
 def split_by_group(names, pattern, seed):
-    """The same split of patients; a patient is what the regular expression matches in a case's name."""
+    """The same split of patients: a patient is what a regular expression matches in a name."""
     patients = []
     for name in names:
         match = re.search(pattern, name)
@@ -191,7 +191,7 @@ def split_by_group(names, pattern, seed):
         patients.append(match[0])
     known = sorted(set(patients))
     if len(known) < 3:
-        raise BadInput(f"--group {pattern}: finds only {', '.join(known)}; three patients are needed")
+        raise BadInput(f"--group {pattern}: finds {', '.join(known)}; three patients are needed")
     chosen = [known[i] for i in split(len(known), seed)[0]]
     training = np.isin(patients, chosen)
     return np.flatnonzero(training), np.flatnonzero(~training)
@@ -219,8 +219,21 @@ def lower(name):
     return unicodedata.normalize("NFC", name).lower()
 
 
+def listed(names, most=10):
+    """The first names, and how many more there are."""
+    text = ", ".join(map(str, names[:most]))
+    if len(names) > most:
+        text += f" and {len(names) - most} more"
+    return text
+
+
+def folders_of(files):
+    """The folders of files as text."""
+    return listed(sorted({"/".join(file.folders) or "FOLDER itself" for file in files}), 5)
+
+
 def list_files(root, notes, above=()):
-    """All picture files below a folder, links followed, and {name: path} of the folders without any.
+    """All picture files below a folder, links followed; {name: path} of the folders without any.
 
     above: names to put before those of the folders.
     """
@@ -243,8 +256,8 @@ def list_files(root, notes, above=()):
             elif kind in PICTURES:
                 files.append(File(folder / name, folders, lower(Path(name).stem)))
             else:
-                notes[f"file(s) passed over: {kind or 'no ending'}, not a picture that is read"] += 1
-        if not subfolders and not kinds & PICTURES and not kinds & TEXTS:
+                notes[f"file(s) passed over: {kind or 'no ending'}, not a known picture"] += 1
+        if not subfolders and not kinds & (PICTURES | TEXTS):
             barren[lower(folder.name)] = folder
     return sorted(files), barren
 
@@ -259,35 +272,20 @@ def kind_of(file):
     return ""
 
 
-def folders_of(files):
-    """The folders of files as text, five at most."""
-    names = sorted({"/".join(file.folders) or "FOLDER itself" for file in files})
-    return listed(names, 5)
-
-
-def listed(names, most=10):
-    """The first names, and how many more there are."""
-    text = ", ".join(map(str, names[:most]))
-    if len(names) > most:
-        text += f" and {len(names) - most} more"
-    return text
-
-
 def find_files(root, images, masks, notes):
-    """The image files and the mask files below a folder, as --images and --masks or folder names say.
+    """The image files and the mask files below a folder, as --images and --masks or names say.
 
-    By name, images lie in the root itself and in folders called image or img; where there are none, in
-    all folders that are not called after masks. Masks are what is left.
+    By name, images lie in the root itself and in folders called image or img; where there are none,
+    in all folders that are not called after masks. Masks are what is left.
     """
     if not Path(root).is_dir():
-        raise BadInput(f"{root}: no such folder; give one with images/ and a folder of masks per class")
+        raise BadInput(f"{root}: no such folder; it needs images/ and a folder of masks per class")
     files, barren = list_files(root, notes)
     if not any(kind_of(file) == "mask" for file in files):
         files = unfold(files)
     mask_files, files = take(root, files, masks or [], notes)
-    if images:
-        image_files, files = take(root, files, images, notes)
-    else:
+    image_files, files = take(root, files, images or [], notes)
+    if not images:
         image_files = [file for file in files if not file.folders or kind_of(file) == "image"]
         if not image_files:
             image_files = [file for file in files if kind_of(file) != "mask"]
@@ -299,13 +297,13 @@ def find_files(root, images, masks, notes):
     used = {name for file in image_files + files for name in file.folders}
     for name, folder in barren.items():
         if files and name not in used:
-            raise BadInput(f"{folder}: holds no picture that can be read; fill it, convert its files to "
-                           "PNG, remove it, or name the folders of masks with --masks")
+            raise BadInput(f"{folder}: holds no picture that can be read; fill it, convert its "
+                           "files to PNG, remove it, or name the folders of masks with --masks")
     return image_files, files
 
 
 def take(root, files, names, notes):
-    """The files in the folders `names`, each a name or path below the root or a path; and the others."""
+    """The files in the folders `names` (a name or path below the root, or any path); the others."""
     taken = []
     for name in names:
         wanted = f"/{lower(Path(name).as_posix())}/"
@@ -327,28 +325,28 @@ def split_words(name):
 def unfold(files):
     """Flat folders: case_mask.png beside case.jpg becomes the file case in a folder masks/mask.
 
-    An ending counts if it is a word for masks, or if half of the images at least have it.
+    An ending counts if it is a word for masks, or if at least half of the images have it.
     """
     stems = {(file.folders, file.stem) for file in files}
-    unfolded, counts = {}, Counter()
+    images, endings = {}, {}
     for file in files:
         words = split_words(file.stem)
-        for n in range(len(words) - 1, 0, -1):
-            owner, ending = "".join(words[:n]), "".join(words[n:]).strip(" _-.")
-            if (file.folders, owner) in stems:
-                unfolded[file] = File(file.path, (*file.folders, "masks", ending), owner)
-                counts[ending] += 1
-                break
-    images = len(files) - len(unfolded)
-    for file, moved in list(unfolded.items()):
-        ending = moved.folders[-1]
-        if not MASK_WORD.search(ending) and 2 * counts[ending] < images:
-            unfolded[file] = file
-    return [unfolded.get(file, file) for file in files]
+        for n in range(1, len(words)):
+            if (file.folders, "".join(words[:n])) in stems:  # the longest such name comes last
+                images[file] = "".join(words[:n])
+                endings[file] = "".join(words[n:]).strip(" _-.")
+    counts = Counter(endings.values())
+    unfolded = []
+    for file in files:
+        ending = endings.get(file, "")
+        if MASK_WORD.search(ending) or (ending and 2 * counts[ending] >= len(files) - len(images)):
+            file = File(file.path, (*file.folders, "masks", ending), images[file])
+        unfolded.append(file)
+    return unfolded
 
 
 def shortened(names):
-    """Yields the names as they are, then without more and more of the first and last words common to all."""
+    """Yields the names as they are, then without some of the first and last words common to all."""
     words = [split_words(name) for name in names]
     shortest = min(len(parts) for parts in words)
     first = len(os.path.commonprefix(words))
@@ -362,8 +360,8 @@ def shortened(names):
 def match_names(images, masks):
     """For each mask's name the number of its image, or None; and how many images have a mask.
 
-    They are equal after the prefix and the suffix common to all names on a side are taken off, as much of
-    them as pairs the most images. Words and numbers stay whole, so that 1 is not 10.
+    They are equal after the prefix and the suffix common to all names on a side are taken off, as
+    much of them as pairs the most images. Words and numbers stay whole, so that 1 is not 10.
     """
     best, most = [None] * len(masks), 0
     for image_names in shortened(images):
@@ -376,76 +374,93 @@ def match_names(images, masks):
     return best, most
 
 
-def case_names(files, way, shared):
-    """What the cases of files are told apart by: the file name, the place (shared folders), or both."""
-    names = []
+def keys_of(files, way, shared):
+    """What tells the cases of files apart: their names, their place, or both."""
+    keys = []
     for file in files:
         place = "/".join(name for name in file.folders if name in shared)
-        names.append({"name": file.stem, "place": place, "place and name": f"{place}/{file.stem}"}[way])
-    return names
+        if way == "name":
+            keys.append(file.stem)
+        elif way == "place":
+            keys.append(place)
+        else:
+            keys.append(f"{place}/{file.stem}")
+    return keys
+
+
+def find_owners(root, images, by_folder, shared):
+    """{folder: for each of its masks the number of its image, or None}, and in which way.
+
+    Cases are told apart by name; where images share names, by name and place, the folders above
+    images and masks alike; or by place, where a folder per image holds masks of single objects.
+    """
+    best, most, best_way = None, -1, ""
+    for way in ("name", "place and name", "place"):
+        keys = keys_of(images, way, shared)
+        if len(set(keys)) < len(keys):
+            continue
+        owners, paired = {}, 0
+        for folder, files in by_folder.items():
+            owners[folder], count = match_names(keys, keys_of(files, way, shared))
+            paired += count
+        if paired > most:
+            best, most, best_way = owners, paired, way
+    if best is None:
+        raise BadInput(f"{root}: two images have the same name, in {folders_of(images)}; rename "
+                       "one, or choose folders with --images")
+    return best, best_way
 
 
 def pair_files(root, images, masks, skip_unpaired, notes):
-    """The Cases: each image with its masks, one folder of masks per class.
-
-    Cases are told apart by file names; where images share names also by their place, the folders that
-    occur above images and masks alike; or by place alone: masks of single objects in a folder per image.
-    """
+    """The Cases: each image with its masks, from one folder of masks per class."""
     if not images or not masks:
-        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; expected pictures in "
-                       "images/ and in one folder of masks per class, such as lungs/, or --images and --masks")
+        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; expected images/"
+                       " and a folder per class, such as lungs/; --images and --masks name others")
     shared = {name for file in images for name in file.folders}
     shared &= {name for file in masks for name in file.folders}
     by_folder = {}
-    for file in masks:
-        own = [name for name in file.folders if name not in shared]
-        by_folder.setdefault((own or file.folders or ["masks"])[-1], []).append(file)
-
-    best, most = None, -1
-    for way in ("name", "place and name", "place"):
-        names = case_names(images, way, shared)
-        if len(set(names)) == len(names):
-            found = {folder: match_names(names, case_names(files, way, shared))
-                     for folder, files in by_folder.items()}
-            paired = sum(count for _, count in found.values())
-            if paired > most:
-                best, most, best_way = found, paired, way
-    if best is None:
-        raise BadInput(f"{root}: two images have the same name; rename one, or choose with --images, of "
-                       f"{folders_of(images)}")
+    for file in masks:  # the class is the innermost folder that is no place
+        own = [name for name in ("masks", *file.folders) if name not in shared]
+        by_folder.setdefault(own[-1], []).append(file)
+    owners, way = find_owners(root, images, by_folder, shared)
 
     cases = []
     need_place = len({file.stem for file in images}) < len(images)
     for file in images:
-        place = [name for name in file.folders if name in shared and need_place]
+        place = [name for name in file.folders if need_place and name in shared]
         cases.append(Case("/".join([*place, file.path.stem]), file.path, {}))
+    left_out = Counter()
     for folder, files in by_folder.items():
         strangers = []
-        for file, number in zip(files, best[folder][0]):
+        for file, number in zip(files, owners[folder]):
             if number is None:
                 strangers.append(file.path.name)
-                continue
-            own = cases[number].masks.setdefault(folder, [])
-            own.append(file.path)
-            if len(own) > 1 and best_way != "place":
-                raise BadInput(f"{root}: two masks in {folder} have the same name, {file.path} is one")
+            else:
+                cases[number].masks.setdefault(folder, []).append(file.path)
         missing = [case.name for case in cases if folder not in case.masks]
-        for what, names in ((f"no mask in {folder} for the image(s)", missing),
-                            (f"no image for the mask(s) in {folder} called", strangers)):
-            if names and not skip_unpaired:
-                raise BadInput(f"{root}: {what} {listed(names)}; images are in {folders_of(images)}; --images "
-                               "and --masks choose folders, --skip-unpaired leaves these files out")
-            if names:
-                notes[f"left out, {what} {listed(names)}"] += len(names)
+        several = [case.name for case in cases if len(case.masks.get(folder, [])) > 1]
+        if several and way != "place":
+            raise BadInput(f"{root}: several masks in {folder} are called {listed(several)}")
+        if several:
+            notes[f"image(s) with several masks in {folder}, which are united"] += len(several)
+        if missing:
+            left_out[f"image(s) without a mask in {folder}: {listed(missing)}"] = len(missing)
+        if strangers:
+            left_out[f"mask(s) in {folder} without an image: {listed(strangers)}"] = len(strangers)
+    if left_out and not skip_unpaired:
+        found = "; ".join(f"{count} {what}" for what, count in left_out.items())
+        raise BadInput(f"{root}: {found}; images are in {folders_of(images)}; --images and --masks "
+                       "choose folders, --skip-unpaired leaves such files out")
+    notes.update({f"{what} (left out)": count for what, count in left_out.items()})
     cases = [case for case in cases if len(case.masks) == len(by_folder)]
     if len(cases) < 3:
-        raise BadInput(f"{root}: {len(cases)} images with masks; three at least are needed, two to train "
-                       "and one to test")
+        raise BadInput(f"{root}: {len(cases)} images with masks; three at least are needed, two to "
+                       "train and one to test")
     return sorted(cases, key=lambda case: lower(case.name))
 
 
 def class_of(folder):
-    """The class in a folder: "left lung" and "right_lung" are both "lungs", "leftMask" is "mask"."""
+    """The class in a folder: "left lung", "right_lung" are both "lungs", "leftMask" is "mask"."""
     bare = re.sub("left|right|masks?|labels?|[ _-]", "", folder)
     for name in CLASSES:
         if bare in (name, name.removesuffix("s")):
@@ -465,18 +480,18 @@ def group_classes(root, folders):
         groups.setdefault(class_of(folder), []).append(folder)
     for name, same in groups.items():
         if len(same) > 1 and sorted(re.findall("left|right", " ".join(same))) != ["left", "right"]:
-            raise BadInput(f"{root}: the folders {', '.join(same)} all seem to hold {name}; choose with --masks")
+            raise BadInput(f"{root}: {', '.join(same)} all seem to hold {name}; --masks chooses")
     unnamed = [name for name in groups if MASK_WORD.search(name)]
     if len(unnamed) == 1:
         groups["foreground"] = groups.pop(unnamed[0])
     if len(groups) > 20 or "average" in groups:
-        raise BadInput(f"{root}: {len(groups)} folders of masks, {listed(sorted(groups), 5)}; at most 20 "
-                       "classes, none called average; --masks chooses")
+        raise BadInput(f"{root}: {len(groups)} classes, {listed(sorted(groups), 5)}; at most 20, "
+                       "none called average; --masks chooses")
     known = [name for name in CLASSES if name in groups]
     return {name: groups[name] for name in [*known, *sorted(set(groups) - set(known))]}
 
 
-# -------------------------------------------------------------- folders, part 2: from files to arrays
+# ------------------------------------------------------------ folders, part 2: from files to arrays
 
 def open_picture(path):
     """A picture file as Pillow reads it; BadInput where it cannot, or would drop pages or bits."""
@@ -487,17 +502,17 @@ def open_picture(path):
             picture.load()
     except Exception as error:  # the readers raise whatever they like
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace or remove it") from None
+        raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace it") from None
     if pages > 1 and picture.format != "MPO":  # phones put a second view into a JPG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
     if is_deep and picture.mode in ("RGB", "RGBA", "LA"):
-        raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it as 16-bit grey or as "
-                       "8-bit colours, stretched")
+        raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it as 16-bit "
+                       "grey or as 8-bit colours")
     return picture
 
 
 def to_array(picture):
-    """A picture as (H, W) grey values, or (H, W, 3) uint8 where it is coloured; alpha is dropped."""
+    """A picture as (H, W) grey values, or (H, W, 3) uint8 where it is coloured, without alpha."""
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8)
     if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
@@ -508,10 +523,10 @@ def to_array(picture):
 
 
 def read_image(path, notes, exif=True, mask_shape=None):
-    """An image file as grey (H, W) uint8, whatever its colours and depth; `.IMG` is JSRT's raw format."""
+    """An image file as grey (H, W) uint8, whatever its colours and depth; .IMG is JSRT's format."""
     if path.suffix.lower() == ".img":  # 2048 x 2048, 16 bits of which 12 are used, high is dark
         if not path.is_file() or path.stat().st_size != 2 * 2048 * 2048:
-            raise BadInput(f"{path}: a JSRT .IMG has {2 * 2048 * 2048} bytes, not this one; fetch it again")
+            raise BadInput(f"{path}: not {2 * 2048 * 2048} bytes as a JSRT .IMG; fetch it again")
         raw = np.fromfile(path, dtype=">u2")
         return ((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8).reshape(2048, 2048)
     picture = open_picture(path)
@@ -571,22 +586,22 @@ def read_numbers(path, values=None):
     if alpha.min() == 0 and (numbers == numbers.flat[0]).all():
         return alpha
     if (numbers[alpha == 0] != 0).any():
-        raise BadInput(f"{path}: is transparent in part, over colours; save it without transparency")
+        raise BadInput(f"{path}: is transparent in part, over colours; save it without")
     return numbers
 
 
 def read_mask(path, folder, notes):
-    """A mask file as bool (H, W), and the grey values in it: two, 0 and one for the class."""
+    """A mask file as {folder: bool (H, W)}, and its grey values: two, 0 and one for the class."""
     numbers = read_numbers(path)
     found = np.unique(numbers)
     if has_soft_edges(numbers, found):
         notes[f"mask(s) in {folder} with soft edges, cut at half of their range"] += 1
-        return numbers > found[-1] / 2, []
+        return {folder: numbers > found[-1] / 2}, []
     if len(found) > 2 or (len(found) == 2 and found[0] != 0) or not np.isfinite(found).all():
-        shown = ", ".join(map(value_name, found[:4]))
-        raise BadInput(f"{path}: {len(found)} grey values, {shown} ...; a mask has two, 0 and one other; "
+        shown = listed([value_name(value) for value in found], 4)
+        raise BadInput(f"{path}: {len(found)} grey values, {shown}; a mask has two, 0 and another; "
                        "--values reads several classes, or cells=1- everything above 0")
-    return numbers > 0, found.tolist()
+    return {folder: numbers > 0}, found.tolist()
 
 
 def has_soft_edges(numbers, found):
@@ -611,12 +626,12 @@ def has_soft_edges(numbers, found):
 def read_labels(path, values, notes):
     """A label picture as {class: bool (H, W)}, and the grey values in it."""
     numbers = read_numbers(path, values)
-    if numbers.max() >= COLOUR and not has_colours(values):
-        raise BadInput(f"{path}: is coloured; write its colours as red-green-blue, such as "
-                       f"--values name={value_name(numbers.max())}")
     found = np.unique(numbers)
+    if found[-1] >= COLOUR and not has_colours(values):
+        raise BadInput(f"{path}: is coloured; write its colours as red-green-blue, such as "
+                       f"--values name={value_name(found[-1])}")
     if has_soft_edges(numbers, found):
-        notes["label picture(s) have soft edges, where --values reads wrongly; save labels as PNG"] += 1
+        notes["label picture(s) with soft edges, which --values reads wrongly; use PNG"] += 1
     masks = {}
     rest = numbers != 0
     for name, ranges in values.items():
@@ -625,8 +640,8 @@ def read_labels(path, values, notes):
             masks[name] |= (numbers >= low) & (numbers <= high)
         rest &= ~masks[name]
     if rest.any():
-        value = value_name(numbers[rest].min())
-        notes[f"label picture(s) with values of no class, such as {value}, taken as background"] += 1
+        other = value_name(numbers[rest].min())
+        notes[f"label picture(s) with values of no class, such as {other}: background"] += 1
     return masks, found.tolist()
 
 
@@ -646,74 +661,83 @@ def value_name(number):
 def read_masks(case, class_names, values, greys, notes):
     """The masks of a case: {class: bool (H, W)}. Several files of a class are united.
 
-    class_names: the class of every folder of masks, or of every name in `values`. The grey values found
-    are added to `greys`, {folder: set}.
+    class_names: the class of every folder of masks, or of every name in `values`. The grey values
+    found are added to `greys`, {folder: set}.
     """
     united = {}
-    for folder, path in [(folder, path) for folder, paths in case.masks.items() for path in paths]:
-        if values:
-            masks, found = read_labels(path, values, notes)
-        else:
-            mask, found = read_mask(path, folder, notes)
-            masks = {folder: mask}
-        greys[folder].update(found)
-        for part, mask in masks.items():
-            name = class_names[part]
-            if united.setdefault(name, mask).shape != mask.shape:
-                raise BadInput(f"{path}: not as large as another mask of {name}; resize or remove it")
-            united[name] = united[name] | mask
+    for folder, paths in case.masks.items():
+        for path in paths:
+            if values:
+                masks, found = read_labels(path, values, notes)
+            else:
+                masks, found = read_mask(path, folder, notes)
+            greys[folder].update(found)
+            for part, mask in masks.items():
+                name = class_names[part]
+                if united.setdefault(name, mask).shape != mask.shape:
+                    raise BadInput(f"{path}: not as large as another mask of {name}; resize it")
+                united[name] = united[name] | mask
     return united
+
+
+def read_cases(cases, groups, values, exif, greys, notes):
+    """The arrays of the cases: images (N, 256, 256), masks (N, classes, 256, 256), the share of
+    foreground in the files (N, classes); the images' sizes; and {case or folder: what is wrong}.
+    """
+    class_names = {part: name for name, parts in groups.items() for part in parts}
+    images = np.empty((len(cases), GRID, GRID), dtype=np.uint8)
+    labels = np.zeros((len(cases), len(groups), GRID, GRID), dtype=bool)
+    drawn = np.zeros((len(cases), len(groups)))
+    sizes, problems = [], []
+    for i, case in enumerate(cases):
+        try:
+            masks = read_masks(case, class_names, values, greys, notes)
+            image = read_image(case.image, notes, exif, next(iter(masks.values())).shape)
+            sizes.append(image.shape)
+            images[i] = resize(image, GRID)
+            for c, name in enumerate(groups):
+                shape = masks[name].shape
+                if not are_alike(shape, image.shape):
+                    raise BadInput(f"{case.image}: {size_name(image.shape)} pixels, its mask of "
+                                   f"{name} {size_name(shape)}; the shapes must be alike")
+                labels[i, c] = resize(masks[name], GRID)
+                drawn[i, c] = masks[name].mean()
+        except BadInput as problem:
+            problems.append(str(problem))
+    return images, labels, drawn, sizes, problems
 
 
 def read_folder(root, images=None, masks=None, values=None, skip_unpaired=False, exif=True):
     """Reads images, and masks in one folder per class, below `root`; README, "Your data".
 
-    images, masks: names or paths of folders; values: see `label_values`; skip_unpaired: leave out what
-    has no partner; exif: turn photographs as they say. Prints what it found. Returns the class names,
-    the case names, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
+    images, masks: names or paths of folders; values: see `label_values`; skip_unpaired: leave out
+    what has no partner; exif: turn photographs as they say. Prints what it found. Returns the class
+    names, the case names, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
     """
     notes = Counter()
-    cases = pair_files(root, *find_files(root, images, masks, notes), skip_unpaired, notes)
+    image_files, mask_files = find_files(root, images, masks, notes)
+    cases = pair_files(root, image_files, mask_files, skip_unpaired, notes)
     folders = list(cases[0].masks)
     if values and len(folders) > 1:
         raise BadInput(f"{root}: --values is for one folder of label pictures, found "
                        f"{', '.join(folders)}; choose one with --masks")
     groups = group_classes(root, values or folders)
-    class_names = {part: name for name, parts in groups.items() for part in parts}
-    pictures = np.empty((len(cases), GRID, GRID), dtype=np.uint8)
-    labels = np.zeros((len(cases), len(groups), GRID, GRID), dtype=bool)
-    drawn = np.zeros((len(cases), len(groups)))  # the share of foreground in the files
     greys = {folder: set() for folder in folders}
-    sizes, problems = set(), []
-    for i, case in enumerate(cases):
-        try:
-            united = read_masks(case, class_names, values, greys, notes)
-            mask_shape = next(iter(united.values())).shape
-            picture = read_image(case.image, notes, exif, mask_shape)
-            for c, name in enumerate(groups):
-                if not are_alike(united[name].shape, picture.shape):
-                    raise BadInput(f"{case.image}: {size_name(picture.shape)} pixels, its mask of {name} "
-                                   f"{size_name(united[name].shape)}; the shapes must be alike")
-                labels[i, c] = resize(united[name], GRID)
-                drawn[i, c] = united[name].mean()
-            pictures[i] = resize(picture, GRID)
-            sizes.add(picture.shape)
-        except BadInput as problem:
-            problems.append(str(problem))
+    pictures, labels, drawn, sizes, problems = read_cases(cases, groups, values, exif, greys, notes)
     for folder, found in greys.items():
         if not values and len(found - {0}) > 1 and found - {0} != {1, 255}:
             shown = listed([value_name(value) for value in sorted(found)], 5)
-            problems.append(f"{root}: the masks in {folder} have the grey values {shown}; a folder has two, "
-                            "0 and one other; --values takes label pictures of several classes")
+            problems.append(f"{root}: the masks in {folder} have the grey values {shown}; a folder "
+                            "has two, 0 and another; --values reads label pictures")
     if len(problems) > 1:
         problems[0] += f" ({len(problems) - 1} more files have problems)"
     if problems:
         raise BadInput(problems[0])
 
-    extremes = [size_name(shape) for shape in sorted({min(sizes), max(sizes)})]
-    print(f"{root}: {len(cases)} cases, images of {' to '.join(extremes)}")
-    first = [paths[0] for paths in cases[0].masks.values()]
-    print(f"  for example {short(cases[0].image)} with {', '.join(map(short, first))}")
+    extremes = sorted({min(sizes), max(sizes)})
+    print(f"{root}: {len(cases)} cases, images of {' to '.join(map(size_name, extremes))}")
+    paths = [cases[0].image] + [found[0] for found in cases[0].masks.values()]
+    print(f"  for example {', '.join('/'.join(path.parts[-2:]) for path in paths)}")
     if len(folders) > 1 and not masks and not set(groups) <= set(CLASSES):
         print(f"  the classes are the folders {', '.join(folders)}; --masks chooses")
     for c, (name, parts) in enumerate(groups.items()):
@@ -732,15 +756,15 @@ def describe_class(root, name, greys, drawn, masks):
     shares = masks.mean(axis=(1, 2))
     empty, full = (shares == 0).sum(), (shares == 1).sum()
     shown = listed([value_name(value) for value in sorted(greys)], 8) or "soft"
-    print(f"  {name}: grey values {shown}; {shares.mean():.1%} of the picture; {empty} empty and {full} "
-          "full masks")
+    print(f"  {name}: grey values {shown}; {shares.mean():.1%} of the picture; {empty} empty and "
+          f"{full} full masks")
     lost = ((drawn > 0) & (shares == 0)).sum()
     growth = shares[drawn > 0] / drawn[drawn > 0]
     changed = ((growth < 0.8) | (growth > 1.25)).sum()
     if changed:
-        print(f"    too small for a grid of {GRID} pixels: lost in {lost} masks, area changed by a fifth or "
-              f"more in {changed} (x {np.median(growth):.2f} in the median); crop the pictures, or make "
-              "GRID in data.py larger")
+        print(f"    too small for a grid of {GRID} pixels: lost in {lost} masks, area changed by a "
+              f"fifth or more in {changed} (x {np.median(growth):.2f} in the median); crop the "
+              "pictures, or make GRID in data.py larger")
     if empty + full == len(masks):
         raise BadInput(f"{root}: every mask of {name} is empty or full; leave it out or correct it")
     border = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
@@ -754,17 +778,12 @@ def size_name(shape):
     return f"{shape[1]} x {shape[0]}"
 
 
-def short(path):
-    """A file with its folder."""
-    return "/".join(path.parts[-2:])
-
-
 # ----------------------------------------------------------------------- options and the whole road
 
 def label_values(text):
     """An argparse type: "lungs=255,cells=1-,road=128-64-128" -> {class: [[lowest, highest], ...]}.
 
-    A value is a grey value, a range of them, without an upper end too, or a colour as red-green-blue.
+    A value is a grey, a range of greys (1- has no upper end), or a colour as red-green-blue.
     A class may have several: "lungs=1,lungs=2".
     """
     values, kinds = {}, set()
@@ -782,19 +801,19 @@ def label_values(text):
         kinds.add(len(numbers) == 3)
         values.setdefault(class_of(lower(name.strip())), []).append([low, high])
     if len(kinds) > 1:
-        raise BadInput(f"--values: {text} mixes grey values with colours; write all as red-green-blue")
+        raise BadInput(f"--values: {text} mixes greys with colours; write all as red-green-blue")
     return values
 
 
 def add_options(parser):
-    """Adds the options that say where the data are and how they are read, for train.py and eval.py."""
+    """Adds the options that say where the data are and how they are read."""
     add = parser.add_argument
-    add("--data", default="phantoms", help="a folder of images and masks; or phantoms:N for N phantoms")
+    add("--data", default="phantoms", help="a folder of images and masks; or phantoms:N")
     add("--images", nargs="+", metavar="DIR", help="the folders of images, by name or path")
-    add("--masks", nargs="+", metavar="DIR", help="the folders of masks, by name or path, one per class")
+    add("--masks", nargs="+", metavar="DIR", help="the folders of masks, one per class")
     add("--values", type=label_values, metavar="CLASS=VALUE,...",
-        help="for label pictures: lungs=255,heart=85; cells=1- (1 and above); road=128-64-128 (a colour)")
-    add("--skip-unpaired", action="store_true", help="leave out images without masks, masks without images")
+        help="for label pictures: lungs=255,heart=85; cells=1- (1 and more); road=128-64-128")
+    add("--skip-unpaired", action="store_true", help="leave out files without a partner")
     add("--no-exif", dest="exif", action="store_false", help="do not turn photographs as they say")
 
 
@@ -805,18 +824,19 @@ def read(source, **reading):
         return read_folder(source, **reading)
     given = [name for name in READING if name != "exif" and reading.get(name)]
     if not re.fullmatch(r"\d*", count) or int(count or 247) < 3 or given:
-        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 on, and no option that says "
-                       "how a folder is read")
+        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 on, and no option "
+                       "for reading folders")
     images, masks = phantoms(int(count or 247))
     return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
 
 
-def load(data, size, noise, band, seed, noise_kind="erode-dilate", clean=None, group=None, **reading):
+def load(data, size, noise, band, seed, noise_kind="erode-dilate", clean=None, group=None,
+         **reading):
     """The whole road: read, split, corrupt labels on the 256-pixel grid, resize to size x size.
 
     The arguments are train.py's options: noise in 0..1; band as text, "5-13"; clean: a folder like
-    `data` with clean labels; group: see `split_by_group`. Returns the class names, the training Cases
-    and the test Cases. Test labels are corrupted as well, for scoring; Dice is measured on their `clean`.
+    `data` with clean labels; group: see `split_by_group`. Returns the class names, the training
+    and the test Cases. Test labels are corrupted too, to be scored; Dice uses their `clean`.
     """
     classes, names, images, given = read(data, **reading)
     truth = given
@@ -840,7 +860,7 @@ def load(data, size, noise, band, seed, noise_kind="erode-dilate", clean=None, g
 
 
 def read_clean(data, clean, classes, names, reading):
-    """The masks (N, classes, 256, 256) of the folder `clean`, which has the cases and classes of `data`."""
+    """The masks (N, classes, 256, 256) of a folder with the cases and classes of `data`."""
     if str(data).partition(":")[0] == "phantoms":
         raise BadInput(f"--clean {clean}: phantoms bring their clean labels; leave --clean out")
     own = dict(reading)
@@ -848,8 +868,8 @@ def read_clean(data, clean, classes, names, reading):
         own[option] = [name for name in reading.get(option) or [] if not Path(name).is_dir()]
     clean_classes, clean_names, _, truth = read_folder(clean, **own)
     if (clean_classes, clean_names) != (classes, names):
-        raise BadInput(f"{clean}: {len(clean_names)} cases of {', '.join(clean_classes)}; --clean needs the "
-                       f"{len(names)} cases of {', '.join(classes)} of {data}, under the same names")
+        raise BadInput(f"{clean}: {len(clean_names)} cases of {', '.join(clean_classes)}; --clean "
+                       f"needs the {len(names)} of {', '.join(classes)} in {data}, by name")
     return truth
 
 
@@ -873,11 +893,12 @@ def load_images(data, size, **reading):
     notes = Counter()
     files, masks = find_files(data, reading.get("images"), reading.get("masks"), notes)
     if not files:
-        raise BadInput(f"{data}: no images found; expected pictures in it or in images/, or --images DIR")
+        raise BadInput(f"{data}: no images in it or in images/; --images names other folders")
     names = [file.path.stem for file in files]
     if len(set(names)) < len(names):
         names = ["/".join([*file.folders, file.path.stem]) for file in files]
-    images = [resize(read_image(file.path, notes, reading.get("exif", True)), GRID) for file in files]
+    exif = reading.get("exif", True)
+    images = [resize(read_image(file.path, notes, exif), GRID) for file in files]
     print(f"{data}: {len(names)} images, and {len(masks)} masks, which are not read")
     for note, count in notes.items():
         print(f"  {count} {note}")

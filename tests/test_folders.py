@@ -29,6 +29,11 @@ def disc(i, size=64, part="all"):
     return mask
 
 
+def two_values(i, left, right):
+    """A label picture of case i: its disc with one value on the left and another on the right."""
+    return disc(i, part="left") * np.uint8(left) + disc(i, part="right") * np.uint8(right)
+
+
 def write(path, array, **options):
     """Writes an array as a picture; a bool mask as 0 and 255."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,12 +49,20 @@ def write_cases(root, numbers=NUMBERS, masks="heart"):
         write(root / f"{masks}/{i}.png", disc(i))
 
 
+def case_of(image, numbers):
+    """The case whose picture the image is most like."""
+    differences = {}
+    for i in numbers:
+        differences[i] = np.abs(image - data.resize(picture(i), 256).astype(int)).sum()
+    return min(differences, key=differences.get)
+
+
 def check(root, numbers=NUMBERS, classes=("foreground",), **reading):
     """Reads a folder; every image must have come with its own mask."""
     found, names, images, masks = data.read_folder(root, **reading)
     assert found == classes and len(names) == len(numbers)
     for image, mask in zip(images, masks):
-        i = min(numbers, key=lambda k: np.abs(image - data.resize(picture(k), 256).astype(int)).sum())
+        i = case_of(image, numbers)
         assert dice(mask[0], data.resize(disc(i), 256)) > 0.99
     return names
 
@@ -72,7 +85,7 @@ LAYOUTS = {  # file of the image and of its mask; {} is the number of the case
     "kvasir": ("Kvasir-SEG/images/cju{}.png", "Kvasir-SEG/masks/cju{}.png"),
     "image and label": ("image/img{}.png", "label/label{}.png"),
     "names with dots": ("images/a.{}.v2.png", "masks/a.{}.v2.mask.png"),
-    "brain, a flat folder per patient": ("kaggle_3m/P_{}/P_{}_1.tif", "kaggle_3m/P_{}/P_{}_1_mask.tif"),
+    "brain, a flat folder per patient": ("mri/P_{}/P_{}_1.tif", "mri/P_{}/P_{}_1_mask.tif"),
     "a folder per patient, equal names": ("p{}/image/scan.png", "p{}/mask/scan.png"),
     "cases in their folders": ("images/{}/1.png", "masks/{}/1.png"),
 }
@@ -92,7 +105,8 @@ def test_layout_chase_has_images_and_two_observers_in_one_folder(tmp_path):
         write(tmp_path / f"Image_{i:02}L.jpg", picture(i), quality=100)
         write(tmp_path / f"Image_{i:02}L_1stHO.png", disc(i))
         write(tmp_path / f"Image_{i:02}L_2ndHO.png", ~disc(i, part="left"))
-    assert check(tmp_path, classes=("1stho",), masks=["1stHO"]) == ["Image_01L", "Image_02L", "Image_10L"]
+    names = check(tmp_path, classes=("1stho",), masks=["1stHO"])
+    assert names == ["Image_01L", "Image_02L", "Image_10L"]
 
 
 def test_layout_montgomery_merges_left_and_right(tmp_path):
@@ -108,10 +122,10 @@ def test_layout_shenzhen_has_images_without_masks(tmp_path, capsys):
         write(tmp_path / f"CXR_png/CHNCXR_{i:04}_{i % 2}.png", picture(i))
     for i in (0, 2, 4):
         write(tmp_path / f"mask/CHNCXR_{i:04}_0_mask.png", disc(i))
-    with pytest.raises(data.BadInput, match="no mask in mask for .* CHNCXR_0001_1, .*--skip-unpaired"):
+    with pytest.raises(data.BadInput, match="3 .* without a mask in mask: CHNCXR_0001_1, .*skip"):
         data.read_folder(tmp_path)
     check(tmp_path, (0, 2, 4), skip_unpaired=True)
-    assert "3 left out, no mask in mask for the image(s) CHNCXR_0001_1" in capsys.readouterr().out
+    assert "3 image(s) without a mask in mask: CHNCXR_0001_1" in capsys.readouterr().out
 
 
 def test_layout_voc_has_named_colours(tmp_path):
@@ -147,7 +161,7 @@ def test_layout_train_and_val_hold_equal_names(tmp_path):
 def test_layout_instance_labels(tmp_path):
     for i in NUMBERS:
         write(tmp_path / f"images/{i}.png", picture(i))
-        write(tmp_path / f"labels/{i}.png", disc(i, part="left") * np.uint8(1) + disc(i, part="right") * np.uint8(i))
+        write(tmp_path / f"labels/{i}.png", two_values(i, 1, 7))
     check(tmp_path, classes=("cells",), values=data.label_values("cells=1-"))
 
 
@@ -206,7 +220,7 @@ def test_fault_1_soft_masks_are_cut_at_half(tmp_path, capsys):
 def test_fault_1_many_values_without_two_peaks_stay_refused(tmp_path):
     write_cases(tmp_path)
     three_classes = smooth(disc(1)) // 2 + smooth(disc(1, part="left")) // 2
-    for wrong in (picture(1), three_classes, np.where(disc(1), picture(2) % 20, 0).astype(np.uint8)):
+    for wrong in (picture(1), three_classes, disc(1) * (picture(2) % 20)):
         write(tmp_path / "heart/1.png", wrong)
         with pytest.raises(data.BadInput, match="grey values"):
             data.read_folder(tmp_path)
@@ -258,7 +272,8 @@ def write_png16(path, array):
 
 def test_fault_3_colours_of_16_bits_are_refused(tmp_path):
     write_cases(tmp_path)
-    write_png16(tmp_path / "images/1.png", np.stack([picture(1)] * 3, axis=-1).astype(np.uint16) * 16)
+    colours = np.stack([picture(1), picture(2), picture(3)], axis=-1)
+    write_png16(tmp_path / "images/1.png", colours.astype(np.uint16) * 16)
     with pytest.raises(data.BadInput, match="images/1.png: colours of 16 bits.* save it as"):
         data.read_folder(tmp_path)
 
@@ -316,7 +331,7 @@ def test_fault_4_what_is_passed_over_is_counted(tmp_path, capsys):
         (tmp_path / "runs/a" / name).write_text("")
     check(tmp_path, classes=("heart",))
     out = capsys.readouterr().out
-    assert "1 file(s) passed over: .json, not a picture" in out
+    assert "1 file(s) passed over: .json, not a known picture" in out
     assert "5 file(s) passed over: hidden" in out and "1 folder(s) passed over: a run" in out
 
 
@@ -349,11 +364,12 @@ def test_fault_5_foreground_lost_on_the_grid_is_said(tmp_path, capsys):
 def test_fault_6_a_class_may_have_several_values_and_other_values_are_said(tmp_path, capsys):
     for i in NUMBERS:
         write(tmp_path / f"images/{i}.png", picture(i))
-        labels = disc(i, part="left") * np.uint8(1) + disc(i, part="right") * np.uint8(2)
+        labels = two_values(i, 1, 2)
         labels[data.dilate(disc(i), 2) & ~disc(i)] = 255  # void, as in VOC
         write(tmp_path / f"labels/{i}.png", labels)
     check(tmp_path, classes=("lungs",), values=data.label_values("lungs=1,left lung=2"))
-    assert "3 label picture(s) with values of no class, such as 255" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 label picture(s) with values of no class, such as 255: background" in out
 
 
 @pytest.mark.parametrize("text, message", [
@@ -365,7 +381,6 @@ def test_fault_6_values_that_cannot_be_meant(text, message):
 
 
 def test_fault_9_cmyk_is_no_negative(tmp_path):
-    write(tmp_path / "x.jpg", np.asarray(Image.fromarray(picture(1)).convert("CMYK").getchannel("K")))
     Image.fromarray(smooth(disc(1), 9)).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
     image = data.read_image(tmp_path / "x.jpg", data.Counter())
     assert np.abs(image.astype(int) - smooth(disc(1), 9)).max() < 10
@@ -414,7 +429,7 @@ def test_fault_10_palette_masks_count_indices(tmp_path):
     for i in NUMBERS:
         write(tmp_path / f"images/{i}.png", picture(i))
         (tmp_path / "labels").mkdir(exist_ok=True)
-        palette = Image.fromarray(disc(i, part="left") * np.uint8(1) + disc(i, part="right") * np.uint8(2))
+        palette = Image.fromarray(two_values(i, 1, 2))
         palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
         palette.save(tmp_path / f"labels/{i}.png")
     check(tmp_path, classes=("cells",), values=data.label_values("cells=1,cells=2"))
@@ -424,7 +439,8 @@ def test_fault_10_palette_masks_count_indices(tmp_path):
 def test_fault_12_split_by_patient():
     names = [f"p{i // 3}_{i % 3}" for i in range(30)]
     training, test = data.split_by_group(names, r"p\d+", 0)
-    assert sorted([*training, *test]) == list(range(30)) and len(training) == 3 * round(10 * 165 / 247)
+    assert sorted([*training, *test]) == list(range(30))
+    assert len(training) == 3 * round(10 * 165 / 247)
     assert not {names[i][:2] for i in training} & {names[i][:2] for i in test}
     with pytest.raises(data.BadInput, match="not found in p0_0"):
         data.split_by_group(names, "q", 0)
@@ -490,7 +506,7 @@ def test_jsrt_archives_as_they_unzip(tmp_path):
 
 def test_label_pictures_with_grey_values(tmp_path):
     _, masks = data.phantoms(3)
-    values = np.where(masks[:, 1], 85, np.where(masks[:, 0], 255, 170)).astype(np.uint8)  # miniJSRT's
+    values = np.where(masks[:, 1], 85, np.where(masks[:, 0], 255, 170)).astype(np.uint8)
     for i in range(3):
         write(tmp_path / f"images/{i}.png", picture(i))
         write(tmp_path / f"Masks/{i}.png", values[i])
@@ -522,14 +538,15 @@ def test_clean_labels_of_another_folder_are_what_is_measured_on(tmp_path):
     write_cases(tmp_path / "noisy", range(6))
     write_cases(tmp_path / "clean", range(6))
     write(tmp_path / "noisy/heart/3.png", data.dilate(disc(3), 9))
-    _, training, test = data.load(str(tmp_path / "noisy"), 64, 0, "5-13", 0, clean=str(tmp_path / "clean"))
+    noisy, clean = str(tmp_path / "noisy"), str(tmp_path / "clean")
+    _, training, test = data.load(noisy, 64, 0, "5-13", 0, clean=clean)
     for cases in (training, test):
         assert cases.noisy.tolist() == [name == "3" for name in cases.names]
         assert [(a != b).any() for a, b in zip(cases.labels, cases.clean)] == cases.noisy.tolist()
     write(tmp_path / "clean/images/7.png", picture(7))
     write(tmp_path / "clean/heart/7.png", disc(7))
-    with pytest.raises(data.BadInput, match="7 cases of heart; --clean needs the 6 cases"):
-        data.load(str(tmp_path / "noisy"), 64, 0, "5-13", 0, clean=str(tmp_path / "clean"))
+    with pytest.raises(data.BadInput, match="7 cases of heart; --clean needs the 6 of heart"):
+        data.load(noisy, 64, 0, "5-13", 0, clean=clean)
 
 
 def change_all(root, change):
@@ -633,27 +650,27 @@ def too_many_classes(root):
 
 
 BAD = [  # what is done to a good folder, and what the one line must say
-    (remove_image, r"no image for the mask\(s\) in heart called 1.png; images are in images; --images"),
-    (remove_mask, r"no mask in heart for the image\(s\) 1; .* --skip-unpaired"),
+    (remove_image, r"1 mask\(s\) in heart without an image: 1.png; images are in images; --im"),
+    (remove_mask, r"1 image\(s\) without a mask in heart: 1; .* --skip-unpaired"),
     (remove_images, "found 3 images and 0 masks"),
     (empty_file, "images/1.png: cannot be read"),
     (cut_file, "images/1.png: cannot be read"),
     (text_as_picture, "heart/1.png: cannot be read"),
-    (short_img, "8388608 bytes"),
-    (image_twice, "two images have the same name"),
-    (mask_twice, "two masks in heart have the same name"),
-    (other_shape, "images/1.png: 64 x 64 pixels, its mask of heart 64 x 40; the shapes must be alike"),
+    (short_img, "not 8388608 bytes as a JSRT .IMG"),
+    (image_twice, "two images have the same name, in images;"),
+    (mask_twice, "several masks in heart are called 1"),
+    (other_shape, "images/1.png: 64 x 64 pixels, its mask of heart 64 x 40; the shapes"),
     (three_colours, "8 grey values, 0, 0-0-255"),
     (other_grey, "grey values 0, 7, 255;"),
     (no_background, "2 grey values, 1, 3"),
     (inverted, "seem inverted"),
     (all_empty, "every mask of heart is empty or full"),
     (two_folders_of_a_class, "lung, lungs all seem to hold lungs"),
-    (one_side_short, "no mask in right lung for .* 1;"),
+    (one_side_short, "without a mask in right lung: 1;"),
     (constant_image, "images/1.png: constant"),
     (nan_image, "images/1.tif: not finite"),
     (two_cases, "2 images with masks; three at least"),
-    (too_many_classes, "at most 20"),
+    (too_many_classes, "21 classes, .* at most 20"),
 ]
 
 

@@ -281,7 +281,7 @@ def find_files(root, images, masks, notes):
     if not Path(root).is_dir():
         raise BadInput(f"{root}: no such folder; it needs images/ and a folder of masks per class")
     files, barren = list_files(root, notes)
-    if not any(kind_of(file) == "mask" for file in files):
+    if not any(kind_of(file) for file in files):  # no folder's name tells
         files = unfold(files)
     mask_files, files = take(root, files, masks or [], notes)
     image_files, files = take(root, files, images or [], notes)
@@ -420,8 +420,11 @@ def pair_files(root, images, masks, skip_unpaired, notes):
     shared &= {name for file in masks for name in file.folders}
     by_folder = {}
     for file in masks:  # the class is the innermost folder that is no place
-        own = [name for name in ("masks", *file.folders) if name not in shared]
-        by_folder.setdefault(own[-1], []).append(file)
+        folder = "masks"
+        for name in file.folders:
+            if name not in shared:
+                folder = name
+        by_folder.setdefault(folder, []).append(file)
     owners, way = find_owners(root, images, by_folder, shared)
 
     cases = []

@@ -697,3 +697,10 @@ def test_no_folder_is_refused(tmp_path):
         data.read_folder(tmp_path / "nowhere")
     with pytest.raises(data.BadInput, match="write phantoms"):
         data.read("phantoms:3", masks=["heart"])
+
+
+def test_names_that_begin_alike_are_no_flat_folder(tmp_path):
+    for name, i in (("a", 1), ("a.b", 2), ("a_b", 10)):
+        write(tmp_path / f"images/{name}.png", picture(i))
+        write(tmp_path / f"heart/{name}.png", disc(i))
+    assert check(tmp_path, classes=("heart",)) == ["a", "a.b", "a_b"]

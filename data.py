@@ -27,6 +27,7 @@ TEXTS = {".txt", ".xml", ".json", ".csv", ".md", ".html"}  # these may lie in fo
 JUNK = {"@eadir", "__macosx", "thumbs", "thumbs.db", "desktop.ini"}
 MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|^gt$")  # in the name of a folder
 IMAGE_WORD = re.compile("image|img")
+ORIENTATION = 0x0112  # the EXIF tag of a rotation
 COLOUR = 2 ** 24  # a coloured pixel of a mask counts as COLOUR + 65536 red + 256 green + blue
 Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
@@ -502,12 +503,15 @@ def open_picture(path):
         with Image.open(path) as picture:
             is_deep = ";16" in str(picture.tile)
             pages = getattr(picture, "n_frames", 1)
+            is_turned = picture.getexif().get(ORIENTATION, 1) in range(2, 9)
             picture.load()
     except Exception as error:  # the readers raise whatever they like
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace it") from None
     if pages > 1 and picture.format != "MPO":  # phones put a second view into a JPG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
+    if is_turned and picture.format == "TIFF":  # Pillow garbles some of these
+        raise BadInput(f"{path}: a TIFF with a rotation tag; save it turned, without the tag")
     if is_deep and picture.mode in ("RGB", "RGBA", "LA"):
         raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it as 16-bit "
                        "grey or as 8-bit colours")
@@ -554,7 +558,7 @@ def read_image(path, notes, exif=True, mask_shape=None):
 
 def turn(picture, mask_shape, notes):
     """A picture turned as its EXIF tag says, unless it fits its mask's shape only as it is."""
-    if picture.getexif().get(0x0112, 1) not in range(2, 9):
+    if picture.getexif().get(ORIENTATION, 1) not in range(2, 9):  # 0 and 1 are none
         return picture
     upright = ImageOps.exif_transpose(picture)
     as_is, turned = picture.size[::-1], upright.size[::-1]

@@ -258,6 +258,14 @@ def test_fault_2_the_reading_that_fits_the_mask_is_taken(tmp_path, capsys):
     assert np.abs(images[0] - data.resize(np.ascontiguousarray(stored), 256).astype(int)).mean() < 3
 
 
+def test_fault_2_turned_tiffs_are_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write(tmp_path / "x.tif", picture(1), exif=exif)
+    with pytest.raises(data.BadInput, match="x.tif: a TIFF with a rotation tag; save it turned"):
+        data.open_picture(tmp_path / "x.tif")
+
+
 def write_png16(path, array):
     """A PNG of 16-bit colours (H, W, 3), which Pillow cannot write."""
     def chunk(kind, content):

@@ -184,9 +184,13 @@ def split(count, seed):
 
 def split_by_group(names, pattern, seed):
     """The same split of patients: a patient is what a regular expression matches in a name."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise BadInput(f"--group {pattern}: no regular expression ({error})") from None
     patients = []
     for name in names:
-        match = re.search(pattern, name)
+        match = expression.search(name)
         if not match:
             raise BadInput(f"--group {pattern}: not found in {name}; it must match in every name")
         patients.append(match[0])
@@ -800,7 +804,7 @@ def label_values(text):
             raise BadInput(f"--values: {pair} is not like lungs=255, cells=1- or road=128-64-128")
         numbers = value.strip().split("-")
         if len(numbers) == 3:
-            red, green, blue = map(int, numbers)
+            red, green, blue = [min(int(number), 255) for number in numbers]
             low = high = COLOUR + 65536 * red + 256 * green + blue
         else:
             low = int(numbers[0])

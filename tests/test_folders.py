@@ -452,6 +452,8 @@ def test_fault_12_split_by_patient():
     assert not {names[i][:2] for i in training} & {names[i][:2] for i in test}
     with pytest.raises(data.BadInput, match="not found in p0_0"):
         data.split_by_group(names, "q", 0)
+    with pytest.raises(data.BadInput, match="no regular expression"):
+        data.split_by_group(names, "(", 0)
 
 
 def test_fault_13_very_large_pictures_are_read(tmp_path, monkeypatch, recwarn):

@@ -510,7 +510,7 @@ def open_picture(path):
             is_turned = picture.getexif().get(ORIENTATION, 1) in range(2, 9)
             picture.load()
     except Exception as error:  # the readers raise whatever they like
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        reason = str(error).partition("\n")[0][:80] or type(error).__name__
         raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace it") from None
     if pages > 1 and picture.format != "MPO":  # phones put a second view into a JPG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
@@ -752,7 +752,8 @@ def read_folder(root, images=None, masks=None, values=None, skip_unpaired=False,
     if len(folders) > 1 and not masks and not set(groups) <= set(CLASSES):
         print(f"  the classes are the folders {', '.join(folders)}; --masks chooses")
     for c, (name, parts) in enumerate(groups.items()):
-        found = set().union(*(greys[part] for part in (folders if values else parts)))
+        sources = folders if values else parts
+        found = set().union(*[greys[folder] for folder in sources])
         describe_class(root, name, found, drawn[:, c], labels[:, c])
     for note, count in notes.items():
         print(f"  {count} {note}")

@@ -8,7 +8,6 @@ import hashlib
 import math
 import os
 import re
-import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -34,28 +33,6 @@ Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limi
 
 class BadInput(Exception):
     """Bad data or arguments; the message is one line: what was found, where, what to do."""
-
-
-def refuse(message):
-    """In place of argparse's own error: one line, like all bad input."""
-    raise BadInput(f"{message}; see --help")
-
-
-def run(main):
-    """Runs a script's main(); bad input and failing files end it with one line on stderr and exit code 2."""
-    try:
-        main()
-    except (BadInput, OSError, MemoryError) as error:
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:  # torch's way of running out of memory
-        if "memory" not in str(error):
-            raise
-        print(f"{Path(sys.argv[0]).name}: out of memory; choose a smaller --size or --batch", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; train.py --resume goes on after the last finished epoch", file=sys.stderr)
-        sys.exit(130)
 
 
 class Cases(NamedTuple):

@@ -396,7 +396,7 @@ def find_owners(root, images, by_folder, shared):
 def pair_files(root, images, masks, skip_unpaired, notes):
     """The Cases: each image with its masks, from one folder of masks per class."""
     if not images or not masks:
-        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; expected images/"
+        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; needs images/"
                        " and a folder per class, such as lungs/; --images and --masks name others")
     shared = {name for file in images for name in file.folders}
     shared &= {name for file in masks for name in file.folders}

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -15,6 +17,15 @@ def run(script, *arguments, cwd=None):
     """The finished process of `python script arguments`, its output as text."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def write_folder(root, images, **classes):
+    """A folder of PNGs as users have them: images/ and one folder of masks (0 or 255) per class."""
+    for name, arrays in {"images": images, **classes}.items():
+        (root / name).mkdir(parents=True)
+        for i, array in enumerate(arrays):
+            picture = array.astype(np.uint8) * 255 if array.dtype == bool else array
+            iio.imwrite(root / name / f"case{i}.png", picture)
 
 
 @pytest.fixture(scope="session")

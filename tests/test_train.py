@@ -10,7 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, run
+from conftest import ROOT, TINY, run, write_folder
 
 import data
 import pal
@@ -178,15 +178,6 @@ def test_training_learns_to_segment_and_to_tell_clean_from_noisy(tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["dice"]["lungs"] > 0.85
     assert metrics["audit"]["training"]["score"]["auroc"] > 0.75
-
-
-def write_folder(root, images, **classes):
-    """A folder of PNGs as users have them: images/ and one folder of masks (0 or 255) per class."""
-    for name, arrays in {"images": images, **classes}.items():
-        (root / name).mkdir(parents=True)
-        for i, array in enumerate(arrays):
-            picture = array.astype(np.uint8) * 255 if array.dtype == bool else array
-            iio.imwrite(root / name / f"case{i}.png", picture)
 
 
 def test_folder_with_one_class_and_labels_as_they_are(tmp_path):

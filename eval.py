@@ -1106,7 +1106,7 @@ def evaluate_run(run, device):
     check_unchanged(checkpoint, training, test)
     metrics, rows = evaluate(unet, qam, classes, training, test, device, checkpoint["lam"])
     metrics["warnings"] = warnings_of(settings, metrics, training, test,
-                                      checkpoint.get("contradicted"))
+                                      checkpoint["log"][-1]["contradicted"])
     write_report(run, unet, classes, training, rows, checkpoint["log"], device)
     print_results(settings, metrics)
     print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {run}")
@@ -1114,20 +1114,18 @@ def evaluate_run(run, device):
 
 def evaluate_folder(run, folder, reading, device):
     """The networks of a run on all images of a folder: Dice and suspects, or predicted masks where
-    no labels can be read. All is written below the run folder.
+    there are no labels. All is written below the run folder.
     """
     checkpoint, unet, qam = open_run(run, device)
     size, classes = checkpoint["arguments"]["size"], checkpoint["classes"]
     out = run / f"on-{Path(folder).absolute().name.replace(':', '')}"
-    try:
-        found, cases = data.load_all(folder, size, **reading)
-    except data.BadInput as reason:
+    if not data.has_labels(folder, **reading):
         names, images = data.load_images(folder, size, **reading)
         out.mkdir(exist_ok=True)
         write_predictions(out, names, images, predict_array(unet, images, device), classes)
-        print(f"no labels were read ({reason})\n"
-              f"predictions.png and the predicted masks, one folder a class, are in {out}")
+        print(f"no labels; predictions.png and the predicted masks, a folder a class, are in {out}")
         return
+    found, cases = data.load_all(folder, size, **reading)
     check_classes(found, classes, run)
     out.mkdir(exist_ok=True)
     metrics, rows = evaluate(unet, qam, classes, cases, cases, device, checkpoint["lam"])

@@ -123,6 +123,8 @@ def train(arguments):
     classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
     check_strategy(arguments, training)
     print_data_summary(classes, training, test)
+    if arguments.clean:
+        evaluation.print_clean_differences(training, arguments.clean_dice)
     images = torch.from_numpy(training.images).to(device)  # (N, H, W) uint8
     labels = torch.from_numpy(training.labels).to(device)  # (N, classes, H, W) bool
     test_images = torch.from_numpy(test.images).to(device)

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
+import eval as evaluation
 import pal
+import train
 
 
 def networks(classes=3, dims=2):
@@ -331,3 +333,21 @@ def test_a_tensor_left_on_the_cpu_is_found(planted):
     with other_device() as device:
         with pytest.raises(RuntimeError, match="device|weight type"):
             training_step(device, picking=True, reduced=False, planted=planted)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_train_epoch_stays_on_its_device(uniform):
+    with other_device() as device:
+        with device:
+            unet, qam = pal.UNet(), pal.QAM()
+            optimiser = torch.optim.Adam([*unet.parameters(), *qam.parameters()], lr=1e-3)
+            images = torch.randint(256, (5, 32, 32), dtype=torch.uint8)
+            labels = torch.rand(5, 3, 32, 32) < 0.3
+            trusted = torch.rand(5) < 0.5 if uniform else None  # the oracle
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1)
+        seen = train.train_epoch(unet, qam, optimiser, schedule, images, labels, batch=4, lam=2.0,
+                                 rng=torch.Generator(), uniform=uniform, trusted=trusted)
+        assert seen.shape == (3, 5) and seen.device == torch.device("cpu")
+        for parameter in unet.parameters():
+            assert parameter.grad.device == parameter.device != torch.device("cpu")
+        assert evaluation.predict(unet, images).device == images.device

@@ -118,17 +118,11 @@ def train(arguments):
     del settings["out"], settings["resume"]
     out = run_folder(arguments, settings)
     lock = lock_folder(out) if out.exists() else None
-    if (out / "metrics.json").exists():
-        print(f"{out} is finished")
     classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
     check_strategy(arguments, training)
-    print_data_summary(classes, training, test)
-    if arguments.clean:
-        evaluation.print_clean_differences(training, arguments.clean_dice)
+    print_data_summary(classes, training, test, arguments)
     images = torch.from_numpy(training.images).to(device)  # (N, H, W) uint8
     labels = torch.from_numpy(training.labels).to(device)  # (N, classes, H, W) bool
-    test_images = torch.from_numpy(test.images).to(device)
-    truth = torch.from_numpy(test.clean).to(device)
 
     # 2. Networks and optimiser
     unet, qam = evaluation.build_networks(settings, classes, device)
@@ -136,18 +130,16 @@ def train(arguments):
     steps = len(images) // batch  # in an epoch
     optimiser, schedule = make_optimiser(unet, qam, arguments, arguments.epochs * steps)
     parts = {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
+    options = {"batch": batch, "uniform": arguments.strategy in ("baseline", "oracle"),
+               "augmented": arguments.augment, "area_neutral": arguments.area_neutral, "bf16": bf16}
+    if arguments.strategy == "oracle":
+        options["trusted"] = torch.from_numpy(~training.noisy).to(device)
+
+    # 3. The run folder, and what is in it if this run was interrupted
+    lock = lock or lock_folder(out)
     state = {"arguments": settings, "classes": list(classes), "log": [], "weights": [],
              "lam": first_lambda(arguments),
              "digests": evaluation.case_digests(training, test)}
-    trusted = None
-    if arguments.strategy == "oracle":
-        trusted = torch.from_numpy(~training.noisy).to(device)
-    uniform = arguments.strategy in ("baseline", "oracle")
-
-    # 3. The run folder; what is in it, if this run was interrupted
-    if lock is None:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(out)
     if (out / "checkpoint.pt").exists():
         checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt")
         evaluation.check_unchanged(checkpoint, training, test)
@@ -155,12 +147,11 @@ def train(arguments):
             part.load_state_dict(checkpoint[name])
         state.update({name: checkpoint[name] for name in ("log", "weights", "lam")})
     if (out / "metrics.json").exists():
-        return evaluation.print_results(settings, evaluation.read_run(out)[1])
-    evaluation.write_json(out / "config.json", {
-        "arguments": settings, "device": str(device), "bf16": bf16,
-        "threads": torch.get_num_threads(), "python": platform.python_version(),
-        "torch": torch.__version__, "numpy": np.__version__})
-    data_seconds = time.perf_counter() - started
+        print(f"{out} is finished")
+        evaluation.print_results(settings, evaluation.read_run(out)[1])
+        return release(lock)
+    write_config(out, settings, device, bf16)
+    seconds = {"data": time.perf_counter() - started}
 
     # 4. Epochs
     log = state["log"]
@@ -169,13 +160,11 @@ def train(arguments):
     for epoch in range(len(log) + 1, arguments.epochs + 1):
         # A generator per epoch, so that a resumed run draws the same numbers.
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
-        seen = train_epoch(unet, qam, optimiser, schedule, images, labels, batch, state["lam"],
-                           rng, uniform, trusted, arguments.augment, arguments.area_neutral, bf16)
+        seen = train_epoch(unet, qam, optimiser, schedule, images, labels,
+                           lam=state["lam"], rng=rng, **options)
         check_finite(seen, steps * batch, (unet, qam), epoch, out)
-        dice = dict.fromkeys((*classes, "average"), math.nan)
-        if epoch % DICE_EVERY == 0 or epoch == arguments.epochs:
-            dice = evaluation.dice_figures(evaluation.predict(unet, test_images), truth, classes)
-        row = epoch_row(epoch, seen, training, state["lam"], dice)
+        row = epoch_row(epoch, seen, training, state["lam"])
+        row.update(test_dice(unet, classes, test, device, epoch, arguments.epochs))
         row["seconds"] = time.perf_counter() - begun
         log.append(row)
         state["weights"].append(seen[1].float())
@@ -188,25 +177,33 @@ def train(arguments):
 
     # 5. Evaluation: figures first, so that nothing that goes wrong in drawing costs them
     metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, state["lam"])
-    metrics["seconds"] = {"data": data_seconds, "train": log[-1]["seconds"],
-                          "total": time.perf_counter() - started + earlier}
-    metrics["peak_memory_mb"] = peak_memory_mb(device)
     metrics["contradicted"] = log[-1]["contradicted"]
     metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test,
                                                  metrics["contradicted"])
+    seconds["train"] = log[-1]["seconds"]
+    seconds["total"] = time.perf_counter() - started + earlier
+    metrics.update({"seconds": seconds, "peak_memory_mb": peak_memory_mb(device)})
     evaluation.write_json(out / "metrics.json", metrics)
     evaluation.print_results(settings, metrics)
     evaluation.write_report(out, unet, classes, training, rows, log, device)
     if training.noisy.any():
-        evaluation.weights_film(out / "weights.gif", torch.stack(state["weights"]).numpy(),
-                                training.operation)
-    lock.close()
-    (out / "lock").unlink()
+        weights = torch.stack(state["weights"]).numpy()  # (epochs, N)
+        evaluation.weights_film(out / "weights.gif", weights, training.operation)
+    release(lock)
+
+
+def test_dice(unet, classes, test, device, epoch, epochs):
+    """Columns of log.csv: mean Dice on the clean test labels, NaN in epochs without a look."""
+    dice = dict.fromkeys((*classes, "average"), math.nan)
+    if epoch % DICE_EVERY == 0 or epoch == epochs:
+        found = torch.from_numpy(evaluation.predict_array(unet, test.images, device))
+        dice = evaluation.dice_figures(found, torch.from_numpy(test.clean), classes)
+    return {f"dice_{name}": value for name, value in dice.items()}
 
 
 # ----------------------------------------------------------------------------- what a run prints
 
-def print_data_summary(classes, training, test):
+def print_data_summary(classes, training, test, arguments):
     """Prints what a careful reader checks first: counts, sizes, areas, and what the noise did."""
     def per_class(values):
         return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
@@ -223,6 +220,8 @@ def print_data_summary(classes, training, test):
         vanished = (clean.any(axis=(2, 3)) & ~given.any(axis=(2, 3))).sum(axis=0)  # (classes,)
         lost = ", ".join(f"{number} {name}" for number, name in zip(vanished, classes))
         print(f"Dice of noisy against clean labels: {per_class(dice.values())}; vanished: {lost}")
+    if arguments.clean:
+        evaluation.print_clean_differences(training, arguments.clean_dice)
 
 
 def noise_kinds(cases):
@@ -230,7 +229,7 @@ def noise_kinds(cases):
     return sorted(set(cases.operation) - {""})
 
 
-def epoch_row(epoch, seen, training, lam, dice):
+def epoch_row(epoch, seen, training, lam):
     """A row of log.csv, from what `train_epoch` has seen: losses and weights per kind of label."""
     scores, weights, losses = seen.numpy()
     known = np.isfinite(losses)
@@ -247,7 +246,6 @@ def epoch_row(epoch, seen, training, lam, dice):
         row[f"weight_{kind}_variance"] = mean((weights[chosen] - mean(weights[chosen])) ** 2)
     row["auroc"] = evaluation.auroc(scores[known], ~noisy[known])
     row["loss_auroc"] = evaluation.auroc(-losses[known], ~noisy[known])
-    row.update({f"dice_{name}": value for name, value in dice.items()})
     return row
 
 
@@ -311,10 +309,11 @@ def folder_name(arguments, settings):
 
 
 def lock_folder(out):
-    """Keeps a second process out of the run folder while this one lives; returns the lock file.
+    """Makes the run folder and keeps other processes out while this one lives: the lock file.
 
     The operating system drops the lock when a process dies. On Windows nothing is locked.
     """
+    out.mkdir(parents=True, exist_ok=True)
     file = open(out / "lock", "a+")
     try:
         import fcntl
@@ -329,6 +328,20 @@ def lock_folder(out):
     file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S on %d %B')}")
     file.flush()
     return file
+
+
+def release(lock):
+    """Gives up the lock of `lock_folder`."""
+    lock.close()
+    Path(lock.name).unlink()
+
+
+def write_config(out, settings, device, bf16):
+    """Writes config.json: the settings, and on what the run is made."""
+    evaluation.write_json(out / "config.json", {
+        "arguments": settings, "device": str(device), "bf16": bf16,
+        "threads": torch.get_num_threads(), "python": platform.python_version(),
+        "torch": torch.__version__, "numpy": np.__version__})
 
 
 def check_finite(seen, expected, networks, epoch, out):

@@ -7,6 +7,12 @@
 
 RUN is a run folder of train.py, such as runs/phantoms-qam+ocm-0.5-5-13-seed0.
 """
+import signal
+
+if __name__ == "__main__":
+    # Importing torch takes seconds; Ctrl-C then ends the script without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import csv
 import json
@@ -87,7 +93,7 @@ def run_main(main):
             raise
         stop(OUT_OF_MEMORY, 2)
     except KeyboardInterrupt:
-        stop("interrupted; train.py --resume goes on after the last finished epoch", 130)
+        stop("interrupted; a run goes on after its last finished epoch with --resume", 130)
 
 
 def stop(reason, code):
@@ -98,7 +104,8 @@ def stop(reason, code):
 
 # ------------------------------------------------------------------------ the files of a run folder
 
-CHECKPOINT = {"arguments", "classes", "lam", "digests", "log", "unet", "qam", "optimiser"}
+CHECKPOINT = {"arguments", "classes", "lam", "digests", "log", "label_weights",
+              "unet", "qam", "optimiser", "schedule"}
 
 
 def write_atomically(path, write):
@@ -113,7 +120,7 @@ def write_atomically(path, write):
         other.unlink(missing_ok=True)
         reason = str(error).splitlines()[0][:80]
         raise data.BadInput(f"{path}: cannot be written ({reason}); "
-                            "make room, then --resume") from None
+                            "make room and start again (train.py: --resume)") from None
 
 
 def write_json(path, content):
@@ -214,8 +221,9 @@ def predict_array(unet, images, device):
 
 
 def label_quality(logits, labels):
-    """cleanlab's softmin label quality: logits, bool labels (N, classes, H, W) -> (N,), near 1 for
-    good labels. The mean probability of the given label over pixels; improbable pixels count most.
+    """Label quality (cleanlab's softmin): logits, bool labels (N, classes, H, W) -> (N,), 1: good.
+
+    A weighted mean of each pixel's probability of its label; improbable pixels weigh most.
     """
     given = torch.where(labels, logits.sigmoid(), (-logits).sigmoid()).flatten(1)
     return (given * torch.softmax((1 - given) / 0.1, dim=1)).sum(dim=1)
@@ -253,9 +261,10 @@ def auroc(values, positive):
     return float(wins.mean() / 2 / len(others))
 
 
-def dice_figures(found, truth, classes):
-    """Mean Dice per class, and their average, of predicted and true masks, both bool tensors
-    (N, classes, H, W).
+def mean_dice(found, truth, classes):
+    """Mean Dice per class, and their average, of predicted and true masks (N, classes, H, W) bool.
+
+    Averaged over images; the paper does not say how.
     """
     per_class = pal.dice(found, truth).cpu().double().mean(dim=0).tolist()
     return {**dict(zip(classes, per_class)), "average": float(np.mean(per_class))}
@@ -270,8 +279,10 @@ def ranks(values):
 
 
 def combined_ranking(scores, losses, quality):
-    """The one ranking of labels, 1 for the worst: the mean of the ranks by low score, high loss and
-    low quality; arrays (N,) -> (N,). Equal scores (baseline, oracle) tell nothing and are left out.
+    """The one ranking of labels, arrays (N,) -> (N,): 0 for the best label, 1 for the worst.
+
+    The mean of the ranks by low score, high loss and low quality. Equal scores (baseline, oracle)
+    tell nothing and are left out.
     """
     rankings = [ranks(losses), ranks(-quality)]
     if np.ptp(scores) > 0:
@@ -285,8 +296,9 @@ def effective_sample_size(weights):
 
 
 def label_rows(unet, qam, cases, device, lam):
-    """A dict of figures for each label of `cases`; weights are times N, as if all were one
-    mini-batch; lam: the bound of eq. (2), or None.
+    """A dict of numbers for each label of `cases`, the columns of labels.csv.
+
+    weight: times N, from a softmax over all labels at once; lam: the bound of eq. (2), or None.
     """
     images, labels = torch.from_numpy(cases.images), torch.from_numpy(cases.labels)
     scores, losses, quality = score_labels(unet, qam, images.to(device), labels.to(device))
@@ -304,7 +316,7 @@ RANKINGS = {"score": ("score", "low"), "loss": ("loss", "high"),
             "softmin": ("quality", "low"), "ranks": ("rank", "high")}
 
 
-def audit_figures(rows):
+def detection_metrics(rows):
     """How well each ranking finds the noisy labels among `rows`; None where all are of one kind.
 
     Per ranking: AUROC, the share of noisy labels in the worst 10, and in the worst as many as are
@@ -334,11 +346,11 @@ def evaluate(unet, qam, classes, training, test, device, lam):
     rows = label_rows(unet, qam, training, device, lam)
     unseen = None
     if test.noisy.any():
-        unseen = audit_figures(label_rows(unet, qam, test, device, lam))
+        unseen = detection_metrics(label_rows(unet, qam, test, device, lam))
     found = torch.from_numpy(predict_array(unet, test.images, device))
     weights = np.array([row["weight"] for row in rows])
-    metrics = {"dice": dice_figures(found, torch.from_numpy(test.clean), classes),
-               "audit": {"training": audit_figures(rows), "unseen": unseen},
+    metrics = {"dice": mean_dice(found, torch.from_numpy(test.clean), classes),
+               "audit": {"training": detection_metrics(rows), "unseen": unseen},
                "effective_sample_size": effective_sample_size(weights), "lam": lam}
     return metrics, rows
 
@@ -356,14 +368,14 @@ def warnings_of(settings, metrics, training, test, contradicted=None):
     """
     count = len(training.names)
     steps = settings["epochs"] * (count // min(settings["batch"], count))
-    trusted = metrics["effective_sample_size"]
+    effective = metrics["effective_sample_size"]
     found = []
-    if settings["noise"] == 0 and trusted < count / 2:
-        found.append(f"the weights rest on {trusted:.0f} of {count} labels, although no noise was "
-                     "added; compare with --strategy baseline, or lower --lam")
+    if settings["noise"] == 0 and effective < count / 2:
+        found.append(f"the weights rest on {effective:.0f} of {count} labels, although no noise "
+                     "was added; compare with --strategy baseline, or lower --lam")
     if steps < ENOUGH_STEPS:
-        found.append(f"{steps} steps are too few to tell labels apart; choose more --epochs, for "
-                     f"{ENOUGH_STEPS} steps at least")
+        found.append(f"only {steps} training steps; telling labels apart needs {ENOUGH_STEPS}: "
+                     "choose more --epochs")
     if count < ENOUGH_LABELS:
         found.append(f"{count} training labels are too few to tell labels apart; use --strategy "
                      "baseline, and look at every label yourself")
@@ -386,7 +398,7 @@ def trivial_dice(clean):
 def trivial_warnings(dice, clean):
     """A line for each class whose test Dice is no better than that of the trivial prediction."""
     found = []
-    for name, trivial in zip(dice, trivial_dice(clean)):  # the average comes last in `dice`
+    for name, trivial in zip(list(dice)[:-1], trivial_dice(clean)):  # without the average
         if dice[name] <= trivial:
             found.append(f"Dice {dice[name]:.3f} of {name} is no better than foreground everywhere "
                          f"or nowhere ({trivial:.3f}); look at its labels, or raise --epochs")
@@ -399,7 +411,7 @@ def print_clean_differences(cases, clean_dice=0.99):
     cases: of `data.load`, which marks labels whose Dice is below clean_dice as "given".
     """
     given, clean = torch.from_numpy(cases.labels), torch.from_numpy(cases.clean)
-    dice = pal.dice(given, clean).mean(dim=1).numpy()
+    dice = pal.dice(given, clean).amin(dim=1).numpy()  # of the worst class
     operation = np.array(cases.operation)
     noisy, other = operation == "given", (operation == "") & (dice < 1)
     print(f"--clean: {noisy.sum()} of {len(dice)} labels have a Dice below {clean_dice:g} with the "
@@ -436,7 +448,7 @@ def print_dice(dice, paper=None):
 def print_audit(where, figures):
     """How well each ranking finds the noisy labels; where: "training" or "unseen"."""
     print()
-    titles = ["     AUROC", "  worst 10", " worst as many as noisy"]
+    titles = ["     AUROC", "  worst 10", " recall at as many as are noisy"]
     print_row(f"noisy labels found, {where}", titles)
     for name, row in figures.items():
         print_row(name, [f"{row[key]:10.3f}" for key in ("auroc", "precision_10", "recall")])
@@ -568,9 +580,9 @@ def print_table(folder, full=False):
 
 
 def results_chart(folder, band="5-13"):
-    """Average Dice over the share of labels eroded or dilated by `band`: ours with standard
-    deviations over seeds, the paper's dashed, as a picture. Where the runs below `folder` differ in
-    other settings, those are drawn that most of the runs share.
+    """Average Dice over the share of labels eroded or dilated by `band`, as a picture: ours with
+    standard deviations over seeds, the paper's dashed. Of runs that differ in other settings it
+    draws the largest group that shares them.
     """
     runs = []
     for settings, metrics in read_runs(folder):
@@ -1076,9 +1088,10 @@ def write_predictions(out, names, images, found, classes):
 
 def open_run(folder, device):
     """The checkpoint of a run folder and its two networks, on `device`."""
-    if not folder or not (folder / "checkpoint.pt").is_file():
-        raise data.BadInput(f"{folder or 'no run folder'}: found no checkpoint.pt; "
-                            "give a run folder of train.py")
+    if not folder:
+        raise data.BadInput("no run folder is given; give one of train.py, such as runs/...")
+    if not (folder / "checkpoint.pt").is_file():
+        raise data.BadInput(f"{folder}: found no checkpoint.pt; give a run folder of train.py")
     checkpoint = read_checkpoint(folder / "checkpoint.pt")
     unet, qam = build_networks(checkpoint["arguments"], checkpoint["classes"], device)
     try:
@@ -1093,8 +1106,8 @@ def open_run(folder, device):
 def check_classes(found, classes, run):
     """BadInput where the data have other classes than the run."""
     if tuple(found) != tuple(classes):
-        raise data.BadInput(f"the data have {', '.join(found)}; "
-                            f"{run} was trained on {', '.join(classes)}")
+        raise data.BadInput(f"the data have {', '.join(found)}; {run} was trained on "
+                            f"{', '.join(classes)}; give data with these classes, or train anew")
 
 
 def evaluate_run(run, device):
@@ -1104,9 +1117,9 @@ def evaluate_run(run, device):
     found, training, test = data.load(**{name: settings[name] for name in data.LOAD})
     check_classes(found, classes, run)
     check_unchanged(checkpoint, training, test)
-    metrics, rows = evaluate(unet, qam, classes, training, test, device, checkpoint["lam"])
-    metrics["warnings"] = warnings_of(settings, metrics, training, test,
-                                      checkpoint["log"][-1]["contradicted"])
+    last = checkpoint["log"][-1]
+    metrics, rows = evaluate(unet, qam, classes, training, test, device, last["lam"])
+    metrics["warnings"] = warnings_of(settings, metrics, training, test, last["contradicted"])
     write_report(run, unet, classes, training, rows, checkpoint["log"], device)
     print_results(settings, metrics)
     print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {run}")
@@ -1128,7 +1141,8 @@ def evaluate_folder(run, folder, reading, device):
     found, cases = data.load_all(folder, size, **reading)
     check_classes(found, classes, run)
     out.mkdir(exist_ok=True)
-    metrics, rows = evaluate(unet, qam, classes, cases, cases, device, checkpoint["lam"])
+    lam = checkpoint["log"][-1]["lam"]
+    metrics, rows = evaluate(unet, qam, classes, cases, cases, device, lam)
     write_report(out, unet, classes, cases, rows, [], device)
     print_dice(metrics["dice"])
     print_warnings(trivial_warnings(metrics["dice"], cases.clean))
@@ -1166,4 +1180,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on run_main reports it
     run_main(main)

@@ -24,7 +24,10 @@ NORMALISATION = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 # ------------------------------------------------------------------------------------ the networks
 
 def standardise(images):
-    """Grey images (N, H, W) -> (N, 1, H, W) float, each of mean 0 and standard deviation 1."""
+    """Grey images (N, H, W) -> (N, 1, H, W) float, each of mean 0 and standard deviation 1.
+
+    The paper does not say how it scales grey values.
+    """
     images = images[:, None].float()
     deviation, mean = torch.std_mean(images, dim=tuple(range(2, images.ndim)), keepdim=True)
     images = (images - mean) / (deviation + 1e-6)
@@ -36,8 +39,8 @@ def standardise(images):
 def conv3x3(inputs, outputs, dims, pool=False):
     """3 x 3 convolution, batch normalisation, leaky ReLU: (N, inputs, H, W) -> (N, outputs, H, W).
 
-    Not in the paper's networks: the normalisation (without it scores drift to where tanh is flat)
-    and the leak (without it a class could stay empty for good).
+    The cited U-Net and VGG have plain ReLUs and no normalisation. Without normalisation scores
+    drift to where tanh is flat; with plain ReLUs a class could stay empty for good.
     """
     layers = [CONVOLUTION[dims](inputs, outputs, 3, padding=1, bias=False)]
     if pool:
@@ -78,8 +81,9 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015): `width` channels, doubled at each of `depth` halvings.
 
-    Lighter than the original: padded convolutions, only one at full size, where each costs most;
-    up-convolutions are a 1 x 1 convolution and nearest-neighbour enlargement.
+    Lighter than the original: 8 channels, not 64; padded convolutions; at full size one convolution
+    on the way down and one on the way up, not two, since they cost most there; a 1 x 1 convolution
+    and nearest-neighbour enlargement in place of the up-convolution.
     """
 
     def __init__(self, classes=3, width=8, depth=4, in_channels=1, dims=2):
@@ -111,8 +115,9 @@ class UNet(nn.Module):
 class QAM(nn.Module):
     """Quality awareness module (section 2.1): a VGG-style network that sees an image and its label.
 
-    Small: `stages` of one convolution and pooling, an eighth of VGG's channels, no dense layers.
-    The averaged map is linear, so that scores may be negative, and starts at zero: equal weights.
+    Smaller than VGG: one convolution a stage, an eighth of the channels, no dense layers. The score
+    is the mean of a one-channel map without ReLU, so it may be negative; that layer starts at zero:
+    equal weights. In training, batch normalisation lets a score depend on the whole mini-batch.
     """
 
     def __init__(self, classes=3, width=8, stages=5, in_channels=1, dims=2):
@@ -146,13 +151,13 @@ def overfitting_control(scores, lam=2.0):
 
 
 def quality_weights(scores, lam=2.0):
-    """Raw scores t (N,) -> weights (N,) of sum 1: a softmax over the mini-batch (section 2.1).
+    """Raw scores t (N,) -> weights (N,) of sum 1: OCM, then softmax over the mini-batch (2.1, 2.2).
 
-    With the OCM no weight is more than e^(2 lam) times another; lam=None leaves the OCM out (the
-    paper's "QAM" rows). ValueError where the QAM would learn from a single sample: from nothing.
+    No weight is more than e^(2 lam) times another. lam=None leaves the OCM out: the paper's "QAM".
+    A ValueError for one sample with gradient: its weight is always 1, so the QAM cannot learn.
     """
     check_precision("scores", scores)
-    check_shape("scores", scores, (scores.numel(),))
+    check_shape("scores", scores, (scores.numel(),))  # one axis
     if len(scores) == 1 and scores.requires_grad:
         raise ValueError("a mini-batch of one sample: its weight is 1 whatever its score, and the "
                          "QAM learns nothing; use two or more, and drop_last=True in a DataLoader")
@@ -164,21 +169,23 @@ def quality_weights(scores, lam=2.0):
 def contradicted_share(scores, losses):
     """The share of labels that both networks reject: raw scores t, losses L_i (N,) -> 0..1.
 
-    The QAM by a negative score, the U-Net by a loss 1.5 times that of the best tenth of the labels.
-    Not in the paper: it knows the share that it has damaged, a user does not.
+    The QAM rejects by a negative score, the U-Net by a loss above 1.5 times the mean of the best
+    tenth. Ours: the paper knows its share of noisy labels, a user does not. Without the OCM zero
+    means nothing: a softmax ignores a shift of all scores.
     """
     best = losses.sort().values[:max(1, len(losses) // 10)].mean()
     return ((scores < 0) & (losses > 1.5 * best)).double().mean().item()
 
 
-def fitting_lambda(share, kept=0.1):
-    """The lambda, from 1 to 2, with which a share p of bad labels keeps `kept` of the weight.
+def fitting_lambda(share):
+    """Lambda from 1 to 2, so that a share p of bad labels keeps a tenth of the weight.
 
-    With bad labels at the lower bound and the others at the upper one they keep
-    p / (p + (1 - p) e^(2 lambda)). Not in the paper: lambda is 2, "empirically" (section 3.2).
+    With bad labels at -lambda and the others at +lambda they keep p / (p + (1 - p) e^(2 lambda)):
+    solved for lambda, then cut (1 up to p = 0.45, 2 from 0.86 on). Not in the paper, where lambda
+    is 2, "empirically" (section 3.2).
     """
     share = min(max(share, 0.01), 0.99)
-    lam = 0.5 * math.log(share / (1 - share) * (1 - kept) / kept)
+    lam = 0.5 * math.log(9 * share / (1 - share))
     return min(max(lam, 1.0), 2.0)
 
 
@@ -187,8 +194,10 @@ def fitting_lambda(share, kept=0.1):
 def sample_losses(logits, labels):
     """L_i of eq. (1) per class: logits and labels (N, classes, H, W) -> losses (N, classes).
 
-    BCE + soft Dice loss; the paper names none. Before the U-Net has learnt shapes, BCE favours
-    small labels and Dice large ones: together they mislead the QAM less.
+    loss = BCE + 1 - (2 |p y| + 1) / (|p| + |y| + 1),  p = sigmoid(logit), y the label, |.| a sum
+
+    The paper names no loss. In an untrained U-Net BCE is lower for small labels and soft Dice loss
+    for large ones; their sum misleads the QAM less.
     """
     check_precision("logits", logits)
     check_shape("labels", labels, logits.shape)
@@ -201,33 +210,37 @@ def sample_losses(logits, labels):
 
 
 def area_trend(losses, labels, weights):
-    """What areas of labels alone predict of their losses: (N,), without gradient. Not in the paper.
+    """What a label's area alone says about its loss: (N,), without gradient. Not in the paper.
 
-    losses (N, classes), labels (N, classes, H, W) or their areas (N, classes, 1, 1), weights (N,):
-    a line of losses over areas per class, which trusts unusual areas less. Limits: it explains the
-    only label of another area entirely; areas within a millionth of the picture count as equal.
+    An untrained U-Net's loss depends on the area, and the QAM would sort labels by area. Per class
+    a line of losses (N, classes) over areas is fitted, with weights (N,); labels are masks
+    (N, classes, H, W), or their areas (N, classes, 1, 1). It explains the only label of another
+    area entirely; areas within a millionth of the picture count as equal.
     """
     losses = per_class(losses.detach())
     areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the picture
     check_shape("losses", losses, areas.shape)
     check_shape("weights", weights, losses.shape[:1])
     weights = weights.detach()[:, None]  # (N, 1)
-    centred = areas - (weights * areas).sum(dim=0)
-    variance = (weights * centred.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
-    trust = weights / (1 + centred.square() / (4 * variance))  # halved at 2 standard deviations
-    distance = areas - (trust * areas).sum(dim=0) / trust.sum(dim=0)
-    covariance = (trust * distance * losses).sum(dim=0)
-    slopes = covariance / (trust * distance.square()).sum(dim=0).clamp_min(1e-12)  # (classes,)
-    return (slopes * centred).mean(dim=1)  # its weighted sum is 0: the value of eq. (1) stays
+    from_mean = areas - (weights * areas).sum(dim=0)
+    variance = (weights * from_mean.square()).sum(dim=0).clamp_min(1e-12)  # equal areas: no 0 / 0
+    # Unusual areas count less (Cauchy's weights): half at two standard deviations from the mean.
+    robust = weights / (1 + from_mean.square() / (4 * variance))
+    # Weighted least squares: slope = covariance / variance, about the robust mean area.
+    from_robust_mean = areas - (robust * areas).sum(dim=0) / robust.sum(dim=0)
+    covariance = (robust * from_robust_mean * losses).sum(dim=0)
+    slopes = covariance / (robust * from_robust_mean.square()).sum(dim=0).clamp_min(1e-12)
+    # The line less its weighted mean, so that sum_i weight_i trend_i = 0: eq. (1) keeps its value.
+    return (slopes * from_mean).mean(dim=1)
 
 
 def pick_and_learn_loss(losses, weights, trend=None):
-    """losses (N, classes), weights (N,) of sum 1, trend (N,) or None -> the loss of both networks.
+    """Eq. (1), the loss of both networks: losses (N, classes), weights (N,) of sum 1 -> a scalar.
 
-    Eq. (1):  Loss = sum_i  weight_i L_i
+    Loss = sum_i  weight_i L_i      L_i: the mean loss over the classes, less trend_i if given
 
-    A score s = Phi(t) sinks where a loss, less its trend, is above Loss: dLoss/ds_i = weight_i
-    (L_i - trend_i - Loss). Weights of 1 / N make it the plain mean: the baseline.
+    Its gradient for a bounded score s_i = Phi(t_i) is weight_i (L_i - Loss): the score of a label
+    falls where its loss is above Loss, and rises where it is below. Weights 1 / N: the baseline.
     """
     per_sample = per_class(losses).mean(dim=1)
     check_shape("weights", weights, per_sample.shape)
@@ -256,12 +269,16 @@ def dice(prediction, truth):
 def pixels(masks):
     """(N, classes, H, W) or (N, classes, D, H, W) -> (N, classes, pixels), else a ValueError."""
     if masks.ndim not in (4, 5):
-        raise ValueError(f"shape {tuple(masks.shape)}: (N, classes, H, W) is needed, with D in 3D")
+        raise ValueError(f"shape {tuple(masks.shape)}: (N, classes, H, W) is needed, with D in 3D; "
+                         "for one class add [:, None]")
     return masks.flatten(2)
 
 
 def as_floats(labels, dtype):
-    """Labels as floats; ValueError for integers that are not 0 and 1. Floats are not looked at."""
+    """Labels as floats; ValueError for integers other than 0 and 1.
+
+    Float labels are not checked (a look at values makes a GPU wait): divide 0..255 by 255 yourself.
+    """
     if labels.dtype != torch.bool and not labels.is_floating_point():
         if labels.min() < 0 or labels.max() > 1:
             raise ValueError(f"labels of {labels.min()} to {labels.max()}: 0 and 1 are needed; use "
@@ -294,7 +311,7 @@ def check_precision(name, tensor):
 
 
 def check_size(size, multiple):
-    """ValueError, naming lengths that do, where one is no multiple of `multiple`."""
+    """ValueError where H or W is no multiple of `multiple`; the message names sizes that work."""
     for length in size:
         if length == 0 or length % multiple:
             lengths = " x ".join([str(length) for length in size])

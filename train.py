@@ -11,7 +11,8 @@ checkpoint.pt and pictures.
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
+    # Importing torch takes seconds; Ctrl-C then ends the script without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import json
@@ -33,24 +34,27 @@ from data import GRID, BadInput
 from pal import (area_trend, contradicted_share, fitting_lambda, pick_and_learn_loss,
                  quality_weights, sample_losses, standardise)
 
-# What --paper changes: section 3.2, with a constant learning rate and plain Adam, our networks.
+# What --paper changes. Also: constant rates and Adam's defaults. The networks stay ours.
 SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_neutral=False,
                    augment=False)
-SHIFT, ZOOM, TURN = 1 / 16, 0.1, 5.0  # the most `augment` does: share of the size, share, degrees
-DICE_EVERY = 4  # epochs between two looks at the test images: each costs a third of an epoch
+SHIFT = 1 / 16  # the most that `augment` does: of the picture's side,
+ZOOM = 0.1  # a tenth smaller or larger,
+TURN = 5.0  # degrees
+DICE_EVERY = 4  # epochs: the test images are not predicted in each, which would take a tenth longer
 
 
 # --------------------------------------------------------------------------------- the training
 
 def augment(images, labels, rng):
-    """Shifts, scales and turns each image together with its label, a little and at random.
+    """Shifts, scales and turns each image with its label, at random. Not in the paper.
 
     images (N, 1, H, W), labels (N, classes, H, W), rng a torch.Generator on the CPU -> both, float.
     """
     def draw(most):  # (N,) numbers from -most to most
         return most * (2 * torch.rand(len(images), generator=rng) - 1)
 
-    scale, angle = draw(math.log1p(ZOOM)).exp(), draw(math.radians(TURN))
+    scale = draw(math.log1p(ZOOM)).exp()  # between 1 / 1.1 and 1.1
+    angle = draw(math.radians(TURN))
     x, y = draw(2 * SHIFT), draw(2 * SHIFT)  # affine_grid counts from -1 to 1 along each side
     cos, sin = scale * angle.cos(), scale * angle.sin()
     matrices = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3).to(images.device)
@@ -63,41 +67,48 @@ def augment(images, labels, rng):
 
 def train_epoch(unet, qam, optimiser, schedule, images, labels, batch, lam, rng,
                 uniform=False, trusted=None, augmented=True, area_neutral=True, bf16=False):
-    """One pass of both networks over images (N, H, W) uint8 and labels (N, classes, H, W) bool.
+    """One epoch over images (N, H, W) uint8 and labels (N, classes, H, W) bool.
 
-    lam: the bound of eq. (2), None for "QAM" without OCM. uniform: the baseline. trusted (N,) bool:
-    the oracle, which weighs these labels alike and the others 0. rng: a torch.Generator on the CPU.
-    Returns what was seen, (3, N) float64 on the CPU: raw scores, weights times the size of the
-    mini-batch, losses L_i; NaN for the last few of the random order, which fill no mini-batch.
+    lam: the bound of eq. (2), None without OCM. uniform: the baseline, equal weights. trusted (N,)
+    bool: the oracle, equal weights for these labels, 0 for the others. Returns (3, N) float64: raw
+    scores, weights x mini-batch size, losses L_i; NaN for labels that filled no mini-batch.
     """
     unet.train()
     qam.train()
     device = images.device
-    seen = torch.full((3, len(images)), math.nan, device=device)
+    record = torch.full((3, len(images)), math.nan, device=device)
     order = torch.randperm(len(images), generator=rng).to(device)
-    for indices in order.split(batch)[:len(images) // batch]:
+    for indices in order.split(batch)[:len(images) // batch]:  # full mini-batches only
         inputs, targets = standardise(images[indices]), labels[indices]
         if augmented:
             inputs, targets = augment(inputs, targets, rng)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = unet(inputs)  # (batch, classes, H, W)
-            scores = qam(inputs, targets) if not uniform else torch.zeros(batch, device=device)
+            if uniform:
+                scores = torch.zeros(batch, device=device)
+            else:
+                scores = qam(inputs, targets)  # (batch,)
         losses = sample_losses(logits.float(), targets)  # (batch, classes)
         weights = quality_weights(scores.float(), lam)  # (batch,); 1 / batch where scores are equal
         if trusted is not None:
             weights = trusted[indices] / trusted[indices].sum().clamp_min(1)
-        trend = area_trend(losses, targets, weights) if area_neutral and not uniform else None
+        trend = None
+        if area_neutral and not uniform:
+            trend = area_trend(losses, targets, weights)  # (batch,), not in the paper
         loss = pick_and_learn_loss(losses, weights, trend)  # eq. (1)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        seen[:, indices] = torch.stack([scores, weights * batch, losses.mean(dim=1)]).detach()
-    return seen.cpu().double()
+        record[:, indices] = torch.stack([scores, weights * batch, losses.mean(dim=1)]).detach()
+    return record.cpu().double()
 
 
 def make_optimiser(unet, qam, arguments, steps):
-    """Adam and its learning rates over `steps` mini-batches: one cycle, or constant for --paper."""
+    """Adam and its learning rates over `steps` mini-batches: one cycle, or constant for --paper.
+
+    The paper: 1e-4 for all, the optimiser not named. Ours: the QAM 25 times slower than the U-Net.
+    """
     rates = [arguments.lr, arguments.qam_lr]
     groups = [{"params": unet.parameters(), "lr": arguments.lr},
               {"params": qam.parameters(), "lr": arguments.qam_lr}]
@@ -117,6 +128,7 @@ def train(arguments):
     settings = vars(arguments).copy()
     del settings["out"], settings["resume"]
     out = run_folder(arguments, settings)
+    # Locked before the slow reading of data; a new folder only once arguments and data are good.
     lock = lock_folder(out) if out.exists() else None
     classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
     check_strategy(arguments, training)
@@ -137,7 +149,7 @@ def train(arguments):
 
     # 3. The run folder, and what is in it if this run was interrupted
     lock = lock or lock_folder(out)
-    state = {"arguments": settings, "classes": list(classes), "log": [], "weights": [],
+    state = {"arguments": settings, "classes": list(classes), "log": [], "label_weights": [],
              "lam": first_lambda(arguments),
              "digests": evaluation.case_digests(training, test)}
     if (out / "checkpoint.pt").exists():
@@ -145,7 +157,7 @@ def train(arguments):
         evaluation.check_unchanged(checkpoint, training, test)
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
-        state.update({name: checkpoint[name] for name in ("log", "weights", "lam")})
+        state.update({name: checkpoint[name] for name in ("log", "label_weights", "lam")})
     if (out / "metrics.json").exists():
         print(f"{out} is finished")
         evaluation.print_results(settings, evaluation.read_run(out)[1])
@@ -160,23 +172,24 @@ def train(arguments):
     for epoch in range(len(log) + 1, arguments.epochs + 1):
         # A generator per epoch, so that a resumed run draws the same numbers.
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
-        seen = train_epoch(unet, qam, optimiser, schedule, images, labels,
-                           lam=state["lam"], rng=rng, **options)
-        check_finite(seen, steps * batch, (unet, qam), epoch, out)
-        row = epoch_row(epoch, seen, training, state["lam"])
-        row.update(test_dice(unet, classes, test, device, epoch, arguments.epochs))
+        record = train_epoch(unet, qam, optimiser, schedule, images, labels,
+                             lam=state["lam"], rng=rng, **options)
+        check_finite(record, steps * batch, (unet, qam), epoch, out)
+        row = epoch_row(epoch, record, training, state["lam"])
+        row.update(epoch_dice(unet, classes, test, device, epoch, arguments.epochs))
         row["seconds"] = time.perf_counter() - begun
         log.append(row)
-        state["weights"].append(seen[1].float())
+        state["label_weights"].append(record[1].float())
         if arguments.lam == "auto" and arguments.strategy == "qam+ocm":
-            state["lam"] = fitting_lambda(row["contradicted"])  # of the next epoch
-        networks = {name: part.state_dict() for name, part in parts.items()}
-        evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **networks})
+            state["lam"] = fitting_lambda(row["contradicted"])  # of the next epoch, ours
+        state_dicts = {name: part.state_dict() for name, part in parts.items()}
+        evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **state_dicts})
         evaluation.write_csv(out / "log.csv", log)
         print_epoch(row, arguments.epochs)
 
     # 5. Evaluation: figures first, so that nothing that goes wrong in drawing costs them
-    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, state["lam"])
+    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device,
+                                        log[-1]["lam"])
     metrics["contradicted"] = log[-1]["contradicted"]
     metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test,
                                                  metrics["contradicted"])
@@ -187,17 +200,17 @@ def train(arguments):
     evaluation.print_results(settings, metrics)
     evaluation.write_report(out, unet, classes, training, rows, log, device)
     if training.noisy.any():
-        weights = torch.stack(state["weights"]).numpy()  # (epochs, N)
+        weights = torch.stack(state["label_weights"]).numpy()  # (epochs, N)
         evaluation.weights_film(out / "weights.gif", weights, training.operation)
     release(lock)
 
 
-def test_dice(unet, classes, test, device, epoch, epochs):
-    """Columns of log.csv: mean Dice on the clean test labels, NaN in epochs without a look."""
+def epoch_dice(unet, classes, test, device, epoch, epochs):
+    """Columns of log.csv: mean Dice on clean test labels, NaN in epochs that are not evaluated."""
     dice = dict.fromkeys((*classes, "average"), math.nan)
     if epoch % DICE_EVERY == 0 or epoch == epochs:
         found = torch.from_numpy(evaluation.predict_array(unet, test.images, device))
-        dice = evaluation.dice_figures(found, torch.from_numpy(test.clean), classes)
+        dice = evaluation.mean_dice(found, torch.from_numpy(test.clean), classes)
     return {f"dice_{name}": value for name, value in dice.items()}
 
 
@@ -216,7 +229,7 @@ def print_data_summary(classes, training, test, arguments):
     print(f"noise: {noisy.sum()} of {count} labels changed ({noisy.mean():.1%}) {', '.join(kinds)}")
     if noisy.any():
         given, clean = training.labels[noisy], training.clean[noisy]
-        dice = evaluation.dice_figures(torch.from_numpy(given), torch.from_numpy(clean), classes)
+        dice = evaluation.mean_dice(torch.from_numpy(given), torch.from_numpy(clean), classes)
         vanished = (clean.any(axis=(2, 3)) & ~given.any(axis=(2, 3))).sum(axis=0)  # (classes,)
         lost = ", ".join(f"{number} {name}" for number, name in zip(vanished, classes))
         print(f"Dice of noisy against clean labels: {per_class(dice.values())}; vanished: {lost}")
@@ -229,23 +242,25 @@ def noise_kinds(cases):
     return sorted(set(cases.operation) - {""})
 
 
-def epoch_row(epoch, seen, training, lam):
-    """A row of log.csv, from what `train_epoch` has seen: losses and weights per kind of label."""
-    scores, weights, losses = seen.numpy()
-    known = np.isfinite(losses)
+def epoch_row(epoch, record, training, lam):
+    """A row of log.csv: losses, weights and AUROC, from what `train_epoch` returned."""
+    scores, weights, losses = record.numpy()
+    trained_on = np.isfinite(losses)
     noisy = training.noisy
-    row = {"epoch": epoch, "lam": lam, "loss": mean(weights[known] * losses[known]),
-           "contradicted": contradicted_share(seen[0, known], seen[2, known])}
+    row = {"epoch": epoch, "lam": lam, "loss": mean(weights[trained_on] * losses[trained_on]),
+           "contradicted": None}
+    if lam is not None:  # without the OCM the sign of a score means nothing
+        row["contradicted"] = contradicted_share(record[0, trained_on], record[2, trained_on])
     operation = np.array(training.operation)
     kinds = {"clean": ~noisy, "noisy": noisy}
     kinds.update({kind: operation == kind for kind in noise_kinds(training)})
     for kind, members in kinds.items():
-        chosen = members & known
+        chosen = members & trained_on
         row[f"loss_{kind}"] = mean(losses[chosen])
         row[f"weight_{kind}_mean"] = mean(weights[chosen])
         row[f"weight_{kind}_variance"] = mean((weights[chosen] - mean(weights[chosen])) ** 2)
-    row["auroc"] = evaluation.auroc(scores[known], ~noisy[known])
-    row["loss_auroc"] = evaluation.auroc(-losses[known], ~noisy[known])
+    row["auroc"] = evaluation.auroc(scores[trained_on], ~noisy[trained_on])
+    row["loss_auroc"] = evaluation.auroc(-losses[trained_on], ~noisy[trained_on])
     return row
 
 
@@ -294,7 +309,7 @@ def run_folder(arguments, settings):
 
 
 def folder_name(arguments, settings):
-    """A name that tells settings apart: data, strategy, noise, seed, then what is not as usual."""
+    """The run folder's name: data, strategy, noise, band, seed, then settings not at default."""
     source = Path(arguments.data).absolute().name.replace(":", "")
     name = f"{source}-{arguments.strategy}-{arguments.noise:g}-{arguments.band}"
     name += f"-seed{arguments.seed}"
@@ -344,9 +359,9 @@ def write_config(out, settings, device, bf16):
         "torch": torch.__version__, "numpy": np.__version__})
 
 
-def check_finite(seen, expected, networks, epoch, out):
+def check_finite(record, expected, networks, epoch, out):
     """BadInput, before anything is saved, where a loss or a network has numbers not finite."""
-    finite = seen.isfinite().all(dim=0).sum() == expected
+    finite = record.isfinite().all(dim=0).sum() == expected  # all labels that were trained on
     for network in networks:
         for parameter in network.parameters():
             finite = finite and parameter.isfinite().all()
@@ -378,7 +393,8 @@ def bounded_number(kind, low, high=math.inf):
             value = math.nan
         if not low <= value <= high or math.isinf(value):
             name = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text} is not a {name} from {low} to {high}")
+            bounds = f"from {low} to {high}" if math.isfinite(high) else f"of {low} or more"
+            raise argparse.ArgumentTypeError(f"{text} is not a {name} {bounds}")
         return value
     return convert
 
@@ -419,21 +435,22 @@ def parse_arguments(argv=None):
     data.add_options(parser)
     add = parser.add_argument
     add("--group",
-        help="split by patient: a regular expression, what it matches in a name is the patient")
+        help="a regular expression; names with the same match are one patient, never split")
     add("--clean",
         help="a folder like --data with clean labels of the same images, to measure with")
     add("--clean-dice", type=bounded_number(float, 0, 1), default=0.99,
         help="with --clean: a label is noisy whose Dice with the clean one is lower in a class")
     add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm", "oracle"),
-        help="baseline: uniform weights; oracle: those of the labels known to be clean, the limit")
+        help="baseline: equal weights; qam: scores without a bound; qam+ocm: the paper's method; "
+        "oracle: equal weights for the clean labels, 0 for the others")
     add("--noise", type=bounded_number(float, 0, 1), default=None,
         help="share of training labels to damage; without it 0.5 of phantoms, 0 of a folder")
     add("--band", type=pixel_band, default="5-13",
-        help="by how many pixels, on a grid of 256 x 256")
+        help="radius of the noise, smallest-largest, in pixels of a 256 x 256 picture")
     add("--noise-kind", type=noise_kind, default="erode-dilate",
         help=f"one or several of {', '.join(data.DAMAGE)}, joined by -")
     add("--lam", type=bound_or_auto, default="auto",
-        help="lambda of eq. (2), the bound on a score; auto: 1 to 2, the more labels contradict")
+        help="lambda of eq. (2), or auto: from 1 to 2, larger the more labels both networks reject")
     add("--size", type=bounded_number(int, 1), default=128,
         help="height and width of the pictures that the networks see, in pixels")
     add("--epochs", type=bounded_number(int, 1), default=40, help="passes over the training data")
@@ -441,7 +458,8 @@ def parse_arguments(argv=None):
         help="samples over which the weights sum to 1; use 8 or more")
     add("--lr", type=bounded_number(float, 0), default=1e-2,
         help="the U-Net's learning rate, at its highest")
-    add("--qam-lr", type=bounded_number(float, 0), default=4e-4, help="the QAM's, at its highest")
+    add("--qam-lr", type=bounded_number(float, 0), default=4e-4,
+        help="the QAM's learning rate, at its highest")
     add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
         help="hide from the QAM what the area of a label alone predicts of its loss")
     add("--augment", action=argparse.BooleanOptionalAction, default=True,
@@ -460,6 +478,7 @@ def parse_arguments(argv=None):
     literal = ", ".join(f"{name} {value}" for name, value in SECTION_3_2.items())
     add("--paper", action="store_true",
         help=f"section 3.2 with our networks: constant rates, {literal.replace('_', '-')}")
+    # --paper changes defaults, so the line is parsed again: what is typed beside it still wins.
     if parser.parse_args(argv).paper:
         parser.set_defaults(**SECTION_3_2)
     arguments = parser.parse_args(argv)
@@ -504,4 +523,5 @@ def check_strategy(arguments, training):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on run_main reports it
     evaluation.run_main(lambda: train(parse_arguments()))

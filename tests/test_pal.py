@@ -226,7 +226,7 @@ def test_unet_gives_logits_of_the_size_of_the_image(classes, width, depth, size)
     assert logits.min() < 0 < logits.max()
 
 
-def test_unet_has_one_convolution_at_full_size_and_two_at_every_other():
+def test_unet_has_one_convolution_each_way_at_full_size_and_two_elsewhere():
     kernels = [p.shape for p in pal.UNet(depth=4).parameters() if p.ndim == 4 and p.shape[-1] == 3]
     assert len(kernels) == 1 + 2 * 4 + 2 * 3 + 1  # first, down, up, the last up
 
@@ -507,3 +507,33 @@ def test_limits_of_the_area_trend():
     assert left[3].item() == pytest.approx(left[:3].mean().item())  # 9 looks like 1, 2, 3
     nearly_equal = 0.2 + 1e-8 * (areas - 0.2)
     assert pal.area_trend(losses, nearly_equal, weights).abs().max() < 1e-3
+
+
+# ------------------------------------------------------------------ lambda that fits the noise
+
+def test_contradicted_share_counts_labels_that_both_networks_reject():
+    losses = torch.tensor([0.2] + [0.29] * 4 + [0.31] * 4 + [5.0])  # the best tenth: 0.2
+    scores = torch.tensor([1.0, -1, -1, -1, -1, -1, -1, 1, 1, -1])
+    counted = 0
+    for score, loss in zip(scores.tolist(), losses.tolist()):
+        if score < 0 and loss > 1.5 * 0.2:
+            counted += 1
+    assert counted == 3
+    assert pal.contradicted_share(scores, losses) == pytest.approx(0.3)
+
+
+def test_nothing_is_contradicted_where_losses_are_equal_or_scores_positive():
+    assert pal.contradicted_share(-torch.ones(7), torch.ones(7)) == 0
+    assert pal.contradicted_share(torch.ones(7), torch.arange(7.0)) == 0
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.75, 0.85])
+def test_fitting_lambda_leaves_bad_labels_a_tenth_of_the_weight(share):
+    lam = pal.fitting_lambda(share)
+    bad = share * math.exp(-lam)
+    assert bad / (bad + (1 - share) * math.exp(lam)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("share, lam", [(0.0, 1), (0.4, 1), (0.9, 2), (1.0, 2)])
+def test_fitting_lambda_stays_between_1_and_the_papers_2(share, lam):
+    assert pal.fitting_lambda(share) == lam

@@ -31,7 +31,7 @@ def small_training(count=6, size=32, seed=0):
     unet, qam = pal.UNet(width=2), pal.QAM(width=2)
     torch.nn.init.normal_(qam.score.weight)  # at zero all weights would be equal
     images, masks = data.phantoms(count, seed, size)
-    optimiser = torch.optim.Adam([*unet.parameters(), *qam.parameters()], lr=1e-3)
+    optimiser = torch.optim.SGD([*unet.parameters(), *qam.parameters()], lr=0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1)
     return unet, qam, optimiser, schedule, torch.from_numpy(images), torch.from_numpy(masks)
 
@@ -55,6 +55,37 @@ def test_an_epoch_is_equation_1_written_out():
     assert seen[1, order].tolist() == pytest.approx([4 * w for w in weights], abs=1e-5)
     assert seen[2, order].tolist() == pytest.approx(losses.mean(dim=1).tolist(), abs=1e-6)
     assert seen.isnan().all(dim=0).sum() == 2  # which filled no mini-batch
+
+
+@pytest.mark.parametrize("area_neutral", [True, False])
+def test_an_epoch_steps_down_the_gradient_of_equation_1(area_neutral):
+    trained = small_training()
+    one_epoch(trained, area_neutral=area_neutral)
+    unet, qam, optimiser, _, images, labels = small_training()
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))[:4]
+    inputs = pal.standardise(images[order])
+    losses = pal.sample_losses(unet(inputs), labels[order])
+    weights = torch.softmax(2 * torch.tanh(qam(inputs, labels[order])), dim=0)
+    of_samples = losses.mean(dim=1)
+    if area_neutral:
+        of_samples = of_samples - pal.area_trend(losses, labels[order], weights)
+    (weights * of_samples).sum().backward()
+    optimiser.step()
+    for network, other in zip(trained, (unet, qam)):
+        for parameter, expected in zip(network.parameters(), other.parameters()):
+            assert torch.allclose(parameter, expected, atol=1e-6)
+
+
+def test_the_qam_learns_at_its_own_rate():
+    options = train.parse_arguments(["--qam-lr", "0.125"])
+    unet, qam = pal.UNet(width=2), pal.QAM(width=2)
+    optimiser, _ = train.make_optimiser(unet, qam, options, steps=10)
+    rates = {}
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            rates[parameter] = group["max_lr"]
+    assert {rates[parameter] for parameter in qam.parameters()} == {0.125}
+    assert {rates[parameter] for parameter in unet.parameters()} == {options.lr}
 
 
 def test_an_epoch_trains_both_networks_and_the_baseline_only_the_unet():
@@ -136,12 +167,25 @@ def test_run_folder_is_complete(finished):
         assert word in printed
 
 
-def test_log_holds_means_per_kind_of_label(finished):
-    rows = read_csv(finished[0] / "log.csv")
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    for row in rows:
-        assert float(row["weight_clean_mean"]) == pytest.approx(1, abs=0.1)  # after two epochs
-        assert 0 <= float(row["contradicted"]) <= 1 and float(row["lam"]) >= 1
+def test_log_holds_means_per_kind_of_label():
+    record = torch.tensor([[1.0, -2, -3, math.nan], [2.0, 0.5, 0.5, math.nan],
+                           [0.1, 0.4, 0.9, math.nan]], dtype=torch.float64)
+    nothing = np.zeros(4)
+    operation = ["", "erode", "dilate", ""]
+    cases = data.Cases(list("abcd"), nothing, nothing, nothing, operation, nothing)
+    row = train.epoch_row(7, record, cases, lam=1.5)
+    assert (row["epoch"], row["lam"], row["auroc"], row["loss_auroc"]) == (7, 1.5, 1, 1)
+    assert row["loss"] == pytest.approx((2 * 0.1 + 0.5 * 0.4 + 0.5 * 0.9) / 3)
+    assert row["loss_noisy"] == pytest.approx(0.65) and row["loss_erode"] == pytest.approx(0.4)
+    assert row["weight_clean_mean"] == 2 and row["weight_noisy_variance"] == 0
+    assert row["contradicted"] == pytest.approx(2 / 3)
+    assert train.epoch_row(7, record, cases, lam=None)["contradicted"] is None
+
+
+def test_lambda_follows_the_contradicted_share(finished):
+    first, second = read_csv(finished[0] / "log.csv")
+    assert float(first["lam"]) == 1
+    assert float(second["lam"]) == pal.fitting_lambda(float(first["contradicted"]))
 
 
 def test_same_seed_same_run_and_resume_shows_a_finished_one(finished, tmp_path):

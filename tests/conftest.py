@@ -1,4 +1,5 @@
 """Lets the tests import the scripts beside this folder, and shares what several test files need."""
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,12 @@ def run(script, *arguments, cwd=None):
     """The finished process of `python script arguments`, its output as text."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def read_csv(path):
+    """The rows of a CSV file as dicts."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def write_folder(root, images, **classes):

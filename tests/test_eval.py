@@ -1,5 +1,4 @@
 """eval.py: figures against slow, obvious counts; files, tables and pictures as it leaves them."""
-import csv
 import itertools
 import json
 import math
@@ -17,12 +16,7 @@ from PIL import Image
 import data
 import eval as evaluation
 import pal
-from conftest import ROOT, TINY, run
-
-
-def read_csv(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+from conftest import ROOT, TINY, read_csv, run, write_folder
 
 
 def slow_auroc(bad, good):
@@ -56,15 +50,6 @@ def cases_of(labels, clean, operation=None):
     count, size = len(labels), labels.shape[-1]
     names, images = [f"case{i}" for i in range(count)], np.zeros((count, size, size), np.uint8)
     return data.Cases(names, images, labels, clean, operation or [""] * count, np.zeros(count, int))
-
-
-def write_pictures(root, images, masks):
-    """A folder of images (N, H, W) and masks {class: (N, H, W) bool} as PNG."""
-    for folder, arrays in {"images": images, **masks}.items():
-        (root / folder).mkdir(parents=True)
-        for i, array in enumerate(arrays):
-            grey = array.astype(np.uint8) * 255 if array.dtype == bool else array
-            iio.imwrite(root / folder / f"case{i}.png", grey)
 
 
 def has_colour(picture, colour):
@@ -287,7 +272,7 @@ def test_images_without_labels_get_predicted_masks(finished, tmp_path):
     run_folder.mkdir()
     shutil.copy(finished[0] / "checkpoint.pt", run_folder)
     images = data.phantoms(3, size=64)[0]
-    write_pictures(tmp_path / "new", images, {})
+    write_folder(tmp_path / "new", images)
     done = run("eval.py", run_folder, "--data", tmp_path / "new")
     assert done.returncode == 0 and "predicted masks" in done.stdout, done.stderr
     out = run_folder / "on-new"
@@ -306,7 +291,7 @@ def test_another_folder_with_labels_gets_figures(finished, tmp_path):
     run_folder.mkdir()
     shutil.copy(finished[0] / "checkpoint.pt", run_folder)
     images, masks = data.phantoms(4, size=64)
-    write_pictures(tmp_path / "other", images, dict(zip(data.CLASSES, masks.swapaxes(0, 1))))
+    write_folder(tmp_path / "other", images, **dict(zip(data.CLASSES, masks.swapaxes(0, 1))))
     done = run("eval.py", run_folder, "--data", tmp_path / "other")
     assert done.returncode == 0, done.stderr
     assert "this run" in done.stdout and "the paper" not in done.stdout
@@ -315,7 +300,7 @@ def test_another_folder_with_labels_gets_figures(finished, tmp_path):
 
 def test_data_of_other_classes_are_refused(finished, tmp_path):
     images, masks = data.phantoms(4, size=64)
-    write_pictures(tmp_path, images, {"spleen": masks[:, 1]})
+    write_folder(tmp_path, images, spleen=masks[:, 1])
     done = run("eval.py", finished[0], "--data", tmp_path)
     assert one_line(done) and "spleen" in done.stderr
 
@@ -333,7 +318,7 @@ def warnings_for(count=200, dice=0.9, noise=0.0, epochs=40, trusted=None, contra
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"trusted": 99}, "rest on 99 of 200 labels"), ({"epochs": 20}, "240 steps"),
+    ({"trusted": 99}, "rest on 99 of 200 labels"), ({"epochs": 20}, "240 training steps"),
     ({"count": 59, "epochs": 400}, "59 training"), ({"dice": 0.4}, "Dice 0.400 of cells"),
     ({"contradicted": 0.41}, "41% of the labels contradict")])
 def test_each_warning_is_one_line(changes, words):

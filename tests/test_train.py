@@ -1,5 +1,4 @@
 """train.py: the loop against slow specifications, and the script as a user runs it."""
-import csv
 import json
 import math
 import os
@@ -10,17 +9,11 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, run, write_folder
+from conftest import ROOT, TINY, read_csv, run, write_folder
 
 import data
 import pal
 import train
-
-
-def read_csv(path):
-    """The rows of a CSV file as dicts."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 # ------------------------------------------------------------------------------------- the loop

@@ -790,9 +790,9 @@ def dashes(points, length=18, gap=14):
     return found
 
 
-def draw_band(panel, x, y, spread, colour):
-    """A pale band from y - spread to y + spread."""
-    edge = pixels(panel, x, y - spread) + pixels(panel, x[::-1], (y + spread)[::-1])
+def draw_band(panel, x, low, high, colour):
+    """A pale band from the curve `low` to the curve `high`, both (n,) like x."""
+    edge = pixels(panel, x, low) + pixels(panel, x[::-1], high[::-1])
     mask = Image.new("L", panel.canvas.size)
     ImageDraw.Draw(mask).polygon(edge, fill=48)
     panel.canvas.paste(colour, mask=mask)
@@ -820,18 +820,18 @@ def finished(panel):
     return panel.canvas.resize((panel.canvas.width // 2, panel.canvas.height // 2), Image.LANCZOS)
 
 
-def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=()):
+def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=(), lowest=-np.inf):
     """Curves over the epochs 1..E as an RGB picture of `size` (width, height). NaNs are left out.
 
     curves: (label, y (E,), colour) or (label, y (E,), colour, spread (E,)), the latter with a pale
-    band y +- spread. y_range: values that the vertical axis shows at least.
+    band y +- spread, cut at `lowest`. y_range: values that the vertical axis shows at least.
     """
     entries, drawn, values = [], [], list(y_range)
     for label, y, colour, *spread in curves:
         y = np.asarray(y, float)
         known = np.isfinite(y)
         width = np.nan_to_num(spread[0])[known] if spread else np.zeros(known.sum())
-        values += [*(y[known] - width), *(y[known] + width)]
+        values += [*np.maximum(y[known] - width, lowest), *(y[known] + width)]
         entries.append((label, colour, "line"))
         drawn.append((np.flatnonzero(known) + 1, y[known], width, colour))
     last = max(2, max(len(y) for _, y, *_ in curves))
@@ -840,7 +840,7 @@ def line_chart(title, curves, x_label, y_label, size=(640, 420), y_range=()):
     panel = axes(title, entries, x_label, y_label, x_ticks, y_ticks, (1, last), size)
     for x, y, width, colour in drawn:  # all bands first, so that none hides another curve's line
         if width.any():
-            draw_band(panel, x, y, width, colour)
+            draw_band(panel, x, np.maximum(y - width, lowest), y + width, colour)
     for x, y, width, colour in drawn:
         if len(x):
             draw_curve(panel, x, y, colour)
@@ -884,7 +884,7 @@ def training_curves(log, classes):
     charts = [line_chart("Dice on clean test labels", dice, "epoch", "Dice", y_range=(0, 1)),
               line_chart("Loss per training label", losses, "epoch", "loss"),
               line_chart("Weight x N, mean and standard deviation", weights, "epoch", "weight x N",
-                         y_range=(0, 1))]
+                         y_range=(0, 1), lowest=0)]
     if np.isfinite(column("auroc")).any():
         scores = [("AUROC", column("auroc"), PURPLE)]
         charts.append(line_chart("Scores, clean against noisy labels", scores, "epoch", "AUROC",

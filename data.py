@@ -19,15 +19,17 @@ from PIL import Image, ImageOps
 CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's picture size, to which data are brought; the noise band counts its pixels
 READING = ("images", "masks", "values", "skip_unpaired", "exif")  # options: how a folder is read
-LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "clean", "group", *READING)
+LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "clean", "group", "clean_dice",
+        *READING)
 
 PICTURES = set(".img .png .gif .bmp .tif .tiff .jpg .jpeg .webp .ppm .pgm".split())
-TEXTS = {".txt", ".xml", ".json", ".csv", ".md", ".html"}  # these may lie in folders of their own
-JUNK = {"@eadir", "__macosx", "thumbs", "thumbs.db", "desktop.ini"}
-MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|^gt$")  # in the name of a folder
+TEXTS = set(".txt .xml .json .csv .md .html .pfs".split())  # may lie in folders of their own
+CHOOSE = "wanted are images/ and a folder of masks per class; --images and --masks name others"
+JUNK = (".", "@eadir", "__macosx", "thumbs")  # so begin hidden names and those of the system
+MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|1stho|2ndho|^gt$")  # in folder names
 IMAGE_WORD = re.compile("image|img")
-ORIENTATION = 0x0112  # the EXIF tag of a rotation
-COLOUR = 2 ** 24  # a coloured pixel of a mask counts as COLOUR + 65536 red + 256 green + blue
+ORIENTATION = 0x0112  # the EXIF tag of a rotation; 0 and 1 are none
+COLOUR = 10 ** 9  # red 128, green 64, blue 0 in a mask count as the one value 1128064000
 Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
 
@@ -183,265 +185,186 @@ def split_by_group(names, pattern, seed):
 # `notes` counts what a user should know, {sentence: how often}; `read_folder` prints it.
 
 class File(NamedTuple):
-    """A picture file; the names are in lower case, so that they can be compared."""
+    """A picture file; folder and stem are in lower case, so that they can be compared."""
     path: Path
-    folders: tuple  # names of the folders from the root down to the file
-    stem: str       # its own name without the ending
+    folder: Path  # below the data's folder; mask/x for a file x/case_mask.png
+    stem: str     # the name without the ending and without _mask
 
 
 class Case(NamedTuple):
     """The files of one case."""
-    name: str
+    name: str    # the image's stem; where two images share one, folders come before it: train/1
     image: Path
-    masks: dict  # {folder of masks: [paths]}
+    masks: list  # (folder, path) of each mask
 
 
-def lower(name):
-    """Lower case, and letters with accents in one form: file systems write them in two."""
-    return unicodedata.normalize("NFC", name).lower()
+def listed(items):
+    """Items in order as text: the first ten, and how many more there are."""
+    items = sorted(set(items))
+    text = ", ".join(map(str, items[:10]))
+    return text if len(items) <= 10 else f"{text} and {len(items) - 10} more"
 
 
-def listed(names, most=10):
-    """The first names, and how many more there are."""
-    text = ", ".join(map(str, names[:most]))
-    if len(names) > most:
-        text += f" and {len(names) - most} more"
-    return text
+def folder_and_stem(path):
+    """Those of a `File`, from its path below the data's folder."""
+    text = unicodedata.normalize("NFC", path.as_posix()).lower()  # accents are stored in two ways
+    folder, stem = Path(text).parent, Path(text).stem
+    case, _, ending = stem.replace("-", "_").rpartition("_")
+    if case and MASK_WORD.search(ending):
+        return ending / folder, stem[:len(case)]
+    return folder, stem
 
 
-def folders_of(files):
-    """The folders of files as text."""
-    return listed(sorted({"/".join(file.folders) or "FOLDER itself" for file in files}), 5)
-
-
-def list_files(root, notes, above=()):
-    """All picture files below a folder, links followed; {name: path} of the folders without any.
-
-    above: names to put before those of the folders.
+def list_files(root, base, strict, notes):
+    """The picture files below root, links followed, with the names of their folders below base;
+    strict: a folder without a picture is refused, since it may be a class.
     """
-    files, barren, seen = [], {}, set()
+    files, seen = [], set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders.sort()
-        folder = Path(folder)
-        folders = (*above, *map(lower, folder.relative_to(root).parts))
-        is_run = "config.json" in names and "log.csv" in names
-        if is_run or folder.resolve() in seen:
-            notes["folder(s) passed over: a run of train.py, or seen before through a link"] += 1
+        if Path(folder).resolve() in seen or {"config.json", "log.csv"} <= set(names):
+            notes["folder(s) passed over: seen before through a link, or a run of train.py"] += 1
             subfolders.clear()
             continue
-        seen.add(folder.resolve())
-        kinds = {Path(name).suffix.lower() for name in names}
-        for name in names:
-            kind = Path(name).suffix.lower()
-            if any(part.startswith(".") or part in JUNK for part in (*folders, lower(name))):
-                notes["file(s) passed over: hidden or of the system"] += 1
-            elif kind in PICTURES:
-                files.append(File(folder / name, folders, lower(Path(name).stem)))
+        seen.add(Path(folder).resolve())
+        endings = {Path(name).suffix.lower() for name in names}
+        if strict and not subfolders and not endings & (PICTURES | TEXTS):
+            raise BadInput(f"{folder}: no picture can be read; use PNG, or remove it; {CHOOSE}")
+        for path in [Path(folder, name) for name in names]:
+            file = File(path, *folder_and_stem(path.relative_to(base)))
+            is_junk = any(name.startswith(JUNK) for name in [*file.folder.parts, file.stem])
+            if path.suffix.lower() in PICTURES and not is_junk:
+                files.append(file)
             else:
-                notes[f"file(s) passed over: {kind or 'no ending'}, not a known picture"] += 1
-        if not subfolders and not kinds & (PICTURES | TEXTS):
-            barren[lower(folder.name)] = folder
-    return sorted(files), barren
+                notes[f"file(s) passed over, hidden or no picture: {path.suffix or path.name}"] += 1
+    return sorted(files)
 
 
 def kind_of(file):
     """"image", "mask" or "": what the innermost telling name among a file's folders says."""
-    for folder in reversed(file.folders):
-        if MASK_WORD.search(folder):
+    for name in reversed(file.folder.parts):
+        if MASK_WORD.search(name):
             return "mask"
-        if IMAGE_WORD.search(folder):
+        if IMAGE_WORD.search(name):
             return "image"
     return ""
-
-
-def find_files(root, images, masks, notes):
-    """The image files and the mask files below a folder, as --images and --masks or names say.
-
-    By name, images lie in the root itself and in folders called image or img; where there are none,
-    in all folders that are not called after masks. Masks are what is left.
-    """
-    if not Path(root).is_dir():
-        raise BadInput(f"{root}: no such folder; it needs images/ and a folder of masks per class")
-    files, barren = list_files(root, notes)
-    if not any(kind_of(file) for file in files):  # no folder's name tells
-        files = unfold(files)
-    mask_files, files = take(root, files, masks or [], notes)
-    image_files, files = take(root, files, images or [], notes)
-    if not images:
-        image_files = [file for file in files if not file.folders or kind_of(file) == "image"]
-        if not image_files:
-            image_files = [file for file in files if kind_of(file) != "mask"]
-        files = sorted(set(files) - set(image_files))
-    if masks:
-        if files:
-            notes[f"picture(s) passed over, not in --masks: in {folders_of(files)}"] += len(files)
-        return image_files, mask_files
-    used = {name for file in image_files + files for name in file.folders}
-    for name, folder in barren.items():
-        if files and name not in used:
-            raise BadInput(f"{folder}: holds no picture that can be read; fill it, convert its "
-                           "files to PNG, remove it, or name the folders of masks with --masks")
-    return image_files, files
 
 
 def take(root, files, names, notes):
     """The files in the folders `names` (a name or path below the root, or any path); the others."""
     taken = []
-    for name in names:
-        wanted = f"/{lower(Path(name).as_posix())}/"
-        found = [file for file in files if wanted in f"/{'/'.join(file.folders)}/"]
-        if not found and Path(name).is_dir():
-            found, _ = list_files(name, notes, above=(lower(Path(name).absolute().name),))
+    for name in names or []:
+        part, folder = f"/{Path(name).as_posix().lower()}/", Path(name).absolute()
+        found = [file for file in files if part in f"/{file.folder.as_posix()}/"
+                 or folder in file.path.absolute().parents]
+        found = found or list_files(folder, folder.parent, False, notes)
         if not found:
-            raise BadInput(f"{root}: no folder {name} with pictures; found {folders_of(files)}")
+            raise BadInput(f"{root}: no folder {name} with pictures, which are in "
+                           f"{listed(file.folder for file in files)}")
         taken += found
-    paths = {file.path.absolute() for file in taken}
-    return taken, [file for file in files if file.path.absolute() not in paths]
+    return taken, sorted(set(files) - set(taken))
 
 
-def split_words(name):
-    """A name as a list of words, numbers and single signs."""
-    return re.findall(r"\d+|[^\W\d_]+|[\W_]", name)
-
-
-def unfold(files):
-    """Flat folders: case_mask.png beside case.jpg becomes the file case in a folder masks/mask.
-
-    An ending counts if it is a word for masks, or if at least half of the images have it.
+def find_files(root, images, masks, notes):
+    """The image files and the mask files below a folder, as --images and --masks or names say: by
+    name, images lie in the root itself and in folders called image or img; where there are none,
+    in all folders that are not called after masks. Masks are what is left.
     """
-    stems = {(file.folders, file.stem) for file in files}
-    images, endings = {}, {}
-    for file in files:
-        words = split_words(file.stem)
-        for n in range(1, len(words)):
-            if (file.folders, "".join(words[:n])) in stems:  # the longest such name comes last
-                images[file] = "".join(words[:n])
-                endings[file] = "".join(words[n:]).strip(" _-.")
-    counts = Counter(endings.values())
-    unfolded = []
-    for file in files:
-        ending = endings.get(file, "")
-        if MASK_WORD.search(ending) or (ending and 2 * counts[ending] >= len(files) - len(images)):
-            file = File(file.path, (*file.folders, "masks", ending), images[file])
-        unfolded.append(file)
-    return unfolded
+    if not Path(root).is_dir():
+        raise BadInput(f"{root}: no such folder; {CHOOSE}")
+    files = list_files(root, root, not masks, notes)
+    mask_files, files = take(root, files, masks, notes)
+    image_files, files = take(root, files, images, notes)
+    if not images:
+        named = [file for file in files if not file.folder.parts or kind_of(file) == "image"]
+        image_files = named or [file for file in files if kind_of(file) != "mask"]
+        files = sorted(set(files) - set(image_files))
+    if masks and files:
+        notes[f"picture(s) passed over in {listed(file.folder for file in files)}"] += len(files)
+    return image_files, mask_files or files
 
 
 def shortened(names):
     """Yields the names as they are, then without some of the first and last words common to all."""
-    words = [split_words(name) for name in names]
-    shortest = min(len(parts) for parts in words)
+    words = [re.findall(r"\d+|[^\W\d_]+|[\W_]", name) for name in names]
     first = len(os.path.commonprefix(words))
     last = len(os.path.commonprefix([parts[::-1] for parts in words]))
     for start in range(first + 1):
         for end in range(last + 1):
-            if start + end < shortest:
+            if start + end < min(map(len, words)):
                 yield ["".join(parts[start:len(parts) - end]) for parts in words]
 
 
 def match_names(images, masks):
-    """For each mask's name the number of its image, or None; and how many images have a mask.
-
-    They are equal after the prefix and the suffix common to all names on a side are taken off, as
-    much of them as pairs the most images. Words and numbers stay whole, so that 1 is not 10.
+    """{image: mask} of names that are equal without the prefix and suffix common to all of a side,
+    as much of these as pairs the most. Words and numbers stay whole, so that 1 is not 10.
     """
-    best, most = [None] * len(masks), 0
+    best = {}
     for image_names in shortened(images):
-        numbers = {name: i for i, name in enumerate(image_names)}
         for mask_names in shortened(masks):
-            found = [numbers.get(name) for name in mask_names]
-            paired = len(set(found) - {None})
-            if paired > most:
-                best, most = found, paired
-    return best, most
+            full = dict(zip(mask_names, masks))
+            pairs = {image: full[name] for image, name in zip(images, image_names) if name in full}
+            if len(pairs) > len(best):
+                best = pairs
+    return best
 
 
-def keys_of(files, way, shared):
-    """What tells the cases of files apart: their names, their place, or both."""
-    keys = []
-    for file in files:
-        place = "/".join(name for name in file.folders if name in shared)
-        if way == "name":
-            keys.append(file.stem)
-        elif way == "place":
-            keys.append(place)
-        else:
-            keys.append(f"{place}/{file.stem}")
-    return keys
+def key_of(file, shared, with_stem):
+    """What tells cases apart: the folders that are above images and masks alike, and the stem."""
+    parts = [name for name in file.folder.parts if name in shared]
+    return "/".join([*parts, file.stem] if with_stem else parts)
 
 
-def find_owners(root, images, by_folder, shared):
-    """{folder: for each of its masks the number of its image, or None}, and in which way.
-
-    Cases are told apart by name; where images share names, by name and place, the folders above
-    images and masks alike; or by place, where a folder per image holds masks of single objects.
+def find_keys(root, images, masks):
+    """The keys of the images, and {folder: {key: paths}} of the masks. A mask's folder is its
+    innermost one that is not above images too. Where each image has a folder of its own, the masks
+    in it may have any name and number: they are of single objects.
     """
-    best, most, best_way = None, -1, ""
-    for way in ("name", "place and name", "place"):
-        keys = keys_of(images, way, shared)
-        if len(set(keys)) < len(keys):
-            continue
-        owners, paired = {}, 0
-        for folder, files in by_folder.items():
-            owners[folder], count = match_names(keys, keys_of(files, way, shared))
-            paired += count
-        if paired > most:
-            best, most, best_way = owners, paired, way
-    if best is None:
-        raise BadInput(f"{root}: two images have the same name, in {folders_of(images)}; rename "
-                       "one, or choose folders with --images")
-    return best, best_way
+    shared = {name for file in images for name in file.folder.parts}
+    shared &= {name for file in masks for name in file.folder.parts}
+    with_stem = len({key_of(file, shared, False) for file in images}) < len(images)
+    keys = [key_of(file, shared, with_stem) for file in images]
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise BadInput(f"{root}: several images are called {listed(twice)}; {CHOOSE}")
+    folders = {}
+    for file in masks:
+        own = [name for name in file.folder.parts if name not in shared] or ["masks"]
+        paths = folders.setdefault(own[-1], {}).setdefault(key_of(file, shared, with_stem), [])
+        paths.append(file.path)
+        if with_stem and len(paths) > 1:
+            raise BadInput(f"{root}: several masks in {own[-1]} are called {file.stem}; {CHOOSE}")
+    return keys, folders
 
 
 def pair_files(root, images, masks, skip_unpaired, notes):
-    """The Cases: each image with its masks, from one folder of masks per class."""
+    """The Cases, each an image with its masks; and the folders of masks, one a class."""
     if not images or not masks:
-        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; needs images/"
-                       " and a folder per class, such as lungs/; --images and --masks name others")
-    shared = {name for file in images for name in file.folders}
-    shared &= {name for file in masks for name in file.folders}
-    by_folder = {}
-    for file in masks:  # the class is the innermost folder that is no place
-        folder = "masks"
-        for name in file.folders:
-            if name not in shared:
-                folder = name
-        by_folder.setdefault(folder, []).append(file)
-    owners, way = find_owners(root, images, by_folder, shared)
-
-    cases = []
-    need_place = len({file.stem for file in images}) < len(images)
-    for file in images:
-        place = [name for name in file.folders if need_place and name in shared]
-        cases.append(Case("/".join([*place, file.path.stem]), file.path, {}))
-    left_out = Counter()
-    for folder, files in by_folder.items():
-        strangers = []
-        for file, number in zip(files, owners[folder]):
-            if number is None:
-                strangers.append(file.path.name)
-            else:
-                cases[number].masks.setdefault(folder, []).append(file.path)
-        missing = [case.name for case in cases if folder not in case.masks]
-        several = [case.name for case in cases if len(case.masks.get(folder, [])) > 1]
-        if several and way != "place":
-            raise BadInput(f"{root}: several masks in {folder} are called {listed(several)}")
-        if several:
-            notes[f"image(s) with several masks in {folder}, which are united"] += len(several)
+        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; {CHOOSE}")
+    keys, folders = find_keys(root, images, masks)
+    names = [file.path.stem for file in images]
+    if len(set(names)) < len(names):
+        names = keys
+    cases = [Case(name, file.path, []) for name, file in zip(names, images)]
+    left_out = {}
+    for folder, paths in folders.items():
+        pairs = match_names(keys, list(paths))
+        for case, key in zip(cases, keys):
+            case.masks.extend((folder, path) for path in paths.get(pairs.get(key), []))
+        missing = [name for name, key in zip(names, keys) if key not in pairs]
+        strangers = [paths[key][0].name for key in set(paths) - set(pairs.values())]
         if missing:
             left_out[f"image(s) without a mask in {folder}: {listed(missing)}"] = len(missing)
         if strangers:
-            left_out[f"mask(s) in {folder} without an image: {listed(strangers)}"] = len(strangers)
+            left_out[f"mask(s) without an image in {folder}: {listed(strangers)}"] = len(strangers)
     if left_out and not skip_unpaired:
         found = "; ".join(f"{count} {what}" for what, count in left_out.items())
-        raise BadInput(f"{root}: {found}; images are in {folders_of(images)}; --images and --masks "
-                       "choose folders, --skip-unpaired leaves such files out")
+        raise BadInput(f"{root}: {found}; --skip-unpaired leaves such files out; images are in "
+                       f"{listed(file.folder for file in images)}; {CHOOSE}")
     notes.update({f"{what} (left out)": count for what, count in left_out.items()})
-    cases = [case for case in cases if len(case.masks) == len(by_folder)]
+    cases = [case for case in cases if len(dict(case.masks)) == len(folders)]
     if len(cases) < 3:
-        raise BadInput(f"{root}: {len(cases)} images with masks; three at least are needed, two to "
-                       "train and one to test")
-    return sorted(cases, key=lambda case: lower(case.name))
+        raise BadInput(f"{root}: {len(cases)} images with masks; at least three are needed")
+    return sorted(cases, key=lambda case: case.name.lower()), list(folders)
 
 
 def class_of(folder):
@@ -450,30 +373,26 @@ def class_of(folder):
     for name in CLASSES:
         if bare in (name, name.removesuffix("s")):
             return name
-    if MASK_WORD.search(folder):
-        return re.sub("[ _-]*(left|right)[ _-]*", "", folder)
-    return folder
+    sideless = re.sub("[ _-]*(left|right)[ _-]*", "", folder)
+    return sideless if MASK_WORD.search(folder) else folder
 
 
 def group_classes(root, folders):
-    """{class: folders of masks}, the paper's classes first; only left and right share a class.
-
-    A single class that is called after masks ("train_masks", "Ground Truth") is "foreground".
+    """{class: folders of masks}, the paper's classes first; only left and right share a class. A
+    single class that is called after masks ("train_masks", "Ground Truth") is "foreground".
     """
     groups = {}
     for folder in folders:
         groups.setdefault(class_of(folder), []).append(folder)
     for name, same in groups.items():
         if len(same) > 1 and sorted(re.findall("left|right", " ".join(same))) != ["left", "right"]:
-            raise BadInput(f"{root}: {', '.join(same)} all seem to hold {name}; --masks chooses")
+            raise BadInput(f"{root}: {', '.join(same)} all seem to hold {name}; {CHOOSE}")
     unnamed = [name for name in groups if MASK_WORD.search(name)]
     if len(unnamed) == 1:
         groups["foreground"] = groups.pop(unnamed[0])
     if len(groups) > 20 or "average" in groups:
-        raise BadInput(f"{root}: {len(groups)} classes, {listed(sorted(groups), 5)}; at most 20, "
-                       "none called average; --masks chooses")
-    known = [name for name in CLASSES if name in groups]
-    return {name: groups[name] for name in [*known, *sorted(set(groups) - set(known))]}
+        raise BadInput(f"{root}: {len(groups)} classes, at most 20, none called average; {CHOOSE}")
+    return {name: groups[name] for name in [*CLASSES, *sorted(groups)] if name in groups}
 
 
 # ------------------------------------------------------------ folders, part 2: from files to arrays
@@ -481,6 +400,9 @@ def group_classes(root, folders):
 def open_picture(path):
     """A picture file as Pillow reads it; BadInput where it cannot, or would drop pages or bits."""
     try:
+        if path.suffix.lower() == ".img":  # JSRT: 16 bits of which 12 are used, high is dark
+            raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
+            return Image.fromarray(((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8))
         with Image.open(path) as picture:
             is_deep = ";16" in str(picture.tile)
             pages = getattr(picture, "n_frames", 1)
@@ -494,39 +416,35 @@ def open_picture(path):
     if is_turned and picture.format == "TIFF":  # Pillow garbles some of these
         raise BadInput(f"{path}: a TIFF with a rotation tag; save it turned, without the tag")
     if is_deep and picture.mode in ("RGB", "RGBA", "LA"):
-        raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it as 16-bit "
-                       "grey or as 8-bit colours")
+        raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it with 8 bits")
     return picture
 
 
 def to_array(picture):
     """A picture as (H, W) grey values, or (H, W, 3) uint8 where it is coloured, without alpha."""
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8)
     if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
         return np.asarray(picture)
     colours = np.asarray(picture.convert("RGB"))
-    is_grey = (colours == colours[..., :1]).all()
-    return colours[..., 0] if is_grey else colours
+    return colours[..., 0] if (colours == colours[..., :1]).all() else colours
 
 
-def read_image(path, notes, exif=True, mask_shape=None):
-    """An image file as grey (H, W) uint8, whatever its colours and depth; .IMG is JSRT's format."""
-    if path.suffix.lower() == ".img":  # 2048 x 2048, 16 bits of which 12 are used, high is dark
-        if not path.is_file() or path.stat().st_size != 2 * 2048 * 2048:
-            raise BadInput(f"{path}: not {2 * 2048 * 2048} bytes as a JSRT .IMG; fetch it again")
-        raw = np.fromfile(path, dtype=">u2")
-        return ((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8).reshape(2048, 2048)
+def are_alike(shape, other):
+    """Whether two (H, W) have the same proportions, to 1 %."""
+    return abs(shape[0] * other[1] / (shape[1] * other[0]) - 1) <= 0.01
+
+
+def read_image(path, notes, exif=True):
+    """An image file as grey (H, W) uint8, whatever its colours and depth."""
     picture = open_picture(path)
-    if exif:
-        picture = turn(picture, mask_shape, notes)
+    if exif and picture.getexif().get(ORIENTATION, 1) in range(2, 9):
+        picture = ImageOps.exif_transpose(picture)
+        notes["image(s) turned as EXIF says, if masks do not fit only unturned; see --no-exif"] += 1
     grey = to_array(picture)
     if grey.ndim == 3:
         grey = grey.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
     low, high = grey.min(), grey.max()
-    if not np.isfinite(grey).all() or low == high:
-        what = "constant" if low == high else "not finite"
-        raise BadInput(f"{path}: {what}; replace or remove this image")
+    if low == high or not np.isfinite(grey).all():
+        raise BadInput(f"{path}: constant or not finite; replace or remove this image")
     if grey.dtype == np.uint8:
         return grey
     inner = grey[(grey > low) & (grey < high)]  # without padding and hot pixels
@@ -537,162 +455,74 @@ def read_image(path, notes, exif=True, mask_shape=None):
     return (255 * scaled.clip(0, 1)).astype(np.uint8)
 
 
-def turn(picture, mask_shape, notes):
-    """A picture turned as its EXIF tag says, unless it fits its mask's shape only as it is."""
-    if picture.getexif().get(ORIENTATION, 1) not in range(2, 9):  # 0 and 1 are none
-        return picture
-    upright = ImageOps.exif_transpose(picture)
-    as_is, turned = picture.size[::-1], upright.size[::-1]
-    if mask_shape and are_alike(as_is, mask_shape) and not are_alike(turned, mask_shape):
-        notes["image(s) carry a rotation (EXIF), not applied: the masks fit without it"] += 1
-        return picture
-    notes["image(s) carry a rotation (EXIF), applied; --no-exif if the masks do not follow it"] += 1
-    return upright
-
-
-def are_alike(shape, other):
-    """Whether two (H, W) have the same proportions, to 1 %."""
-    return abs(shape[0] * other[1] / (shape[1] * other[0]) - 1) <= 0.01
-
-
-def read_numbers(path, values=None):
-    """A mask file as (H, W) numbers: grey values, or COLOUR + packed colours and 0 for black.
-
-    With `values`, palette pictures give their indices, or colours if `values` has colours.
+def read_numbers(path, values):
+    """A mask file as numbers (H, W): greys as they are, colours as `COLOUR` says; with `values`, a
+    palette's indices; and alpha, where a mask is drawn upon transparency.
     """
     picture = open_picture(path)
-    wants_colours = values is not None and has_colours(values)
     numbers = to_array(picture)
-    if numbers.ndim == 3 and picture.mode == "P" and values and not wants_colours:
+    if numbers.ndim == 3 and picture.mode == "P" and values:
         numbers = np.asarray(picture)
-    elif numbers.ndim == 3 or wants_colours:
-        numbers = np.asarray(picture.convert("RGB")).astype(np.int64) @ (65536, 256, 1)
-        numbers[numbers > 0] += COLOUR
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
-        return numbers
-    alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-    if alpha.min() == 0 and (numbers == numbers.flat[0]).all():
-        return alpha
-    if (numbers[alpha == 0] != 0).any():
-        raise BadInput(f"{path}: is transparent in part, over colours; save it without")
+    elif numbers.ndim == 3:
+        is_grey = (numbers == numbers[..., :1]).all(axis=-1)
+        numbers = np.where(is_grey, numbers[..., 0], COLOUR + numbers @ [10 ** 6, 1000, 1])
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() == 0 and (numbers == numbers.flat[0]).all():
+            return alpha
+        if (numbers[alpha == 0] != 0).any():
+            raise BadInput(f"{path}: is transparent in part, over colours; save it without")
     return numbers
 
 
-def read_mask(path, folder, notes):
-    """A mask file as {folder: bool (H, W)}, and its grey values: two, 0 and one for the class."""
-    numbers = read_numbers(path)
-    found = np.unique(numbers)
-    if has_soft_edges(numbers, found):
-        notes[f"mask(s) in {folder} with soft edges, cut at half of their range"] += 1
-        return {folder: numbers > found[-1] / 2}, []
-    if len(found) > 2 or (len(found) == 2 and found[0] != 0) or not np.isfinite(found).all():
-        shown = listed([value_name(value) for value in found], 4)
-        raise BadInput(f"{path}: {len(found)} grey values, {shown}; a mask has two, 0 and another; "
-                       "--values reads several classes, or cells=1- everything above 0")
-    return {folder: numbers > 0}, found.tolist()
-
-
 def has_soft_edges(numbers, found):
-    """Whether a mask's greys have two peaks, 0 and the top, and what is between lies along edges.
-
-    So it is in a JPG and in smoothed masks, and not where grey values are classes.
-    """
+    """Whether few greys lie between the lowest and the highest tenth, and nowhere but at edges."""
     top = float(found[-1])
-    if len(found) < 5 or not 32 <= top < COLOUR:
-        return False
-    between = (numbers > top / 8) & (numbers < top * 7 / 8)
-    cut = numbers > top / 2
-    along_edges = dilate(cut, 3) & ~erode(cut, 3)
-    peak = np.histogram(numbers, 4, (top / 4, top * 3 / 4))[0].max()
-    has_third_peak = peak > 0.6 * between.sum() and peak > 0.03 * cut.sum()
-    low = numbers <= top / 8
-    has_low_class = (low & (numbers > top / 50)).sum() > 0.1 * low.sum()
-    is_apart = (between & ~along_edges).sum() > 0.05 * cut.sum()
-    return not (is_apart or has_third_peak or has_low_class)
+    between = (numbers > 0.1 * top) & (numbers < 0.9 * top)
+    is_rare = between.sum() <= 2 * (numbers >= 0.9 * top).sum()
+    return len(found) > 4 and 32 <= top < COLOUR and is_rare and not erode(between, 3).any()
 
 
-def read_labels(path, values, notes):
-    """A label picture as {class: bool (H, W)}, and the grey values in it."""
+def read_mask(path, folder, values, seen, notes):
+    """A mask file as bool (1, H, W); or a label picture as (classes, H, W), one for each of
+    `values`. Adds its numbers to `seen`, a set of those in this folder so far.
+    """
     numbers = read_numbers(path, values)
     found = np.unique(numbers)
-    if found[-1] >= COLOUR and not has_colours(values):
-        raise BadInput(f"{path}: is coloured; write its colours as red-green-blue, such as "
-                       f"--values name={value_name(found[-1])}")
     if has_soft_edges(numbers, found):
-        notes["label picture(s) with soft edges, which --values reads wrongly; use PNG"] += 1
-    masks = {}
-    rest = numbers != 0
-    for name, ranges in values.items():
-        masks[name] = np.zeros(numbers.shape, dtype=bool)
+        notes[f"mask(s) in {folder} with soft edges, cut at half or as --values says"] += 1
+    else:
+        seen.update(found.tolist())
+    if not values:
+        if len(seen - {0}) > 1:
+            raise BadInput(f"{path}: {folder} has the values {listed(seen)} so far (a colour is "
+                           "1RRRGGGBBB); masks have 0 and one other; --values x=1- takes all as x")
+        return numbers[np.newaxis] > found[-1] / 2
+    masks = np.zeros((len(values), *numbers.shape), dtype=bool)
+    for mask, ranges in zip(masks, values.values()):
         for low, high in ranges:
-            masks[name] |= (numbers >= low) & (numbers <= high)
-        rest &= ~masks[name]
-    if rest.any():
-        other = value_name(numbers[rest].min())
-        notes[f"label picture(s) with values of no class, such as {other}: background"] += 1
-    return masks, found.tolist()
+            mask |= (numbers >= low) & (numbers <= high)
+    rest = numbers[(numbers != 0) & ~masks.any(axis=0)]
+    if rest.size:
+        notes[f"label picture(s) with values of no class, such as {rest.min()}: background"] += 1
+    return masks
 
 
-def has_colours(values):
-    """Whether `values` (see `label_values`) are colours."""
-    return max(high for ranges in values.values() for low, high in ranges) >= COLOUR
-
-
-def value_name(number):
-    """A grey value as it is, a colour as red-green-blue."""
-    if number < COLOUR:
-        return str(number)
-    red, green, blue = int(number - COLOUR).to_bytes(3, "big")
-    return f"{red}-{green}-{blue}"
-
-
-def read_masks(case, class_names, values, greys, notes):
-    """The masks of a case: {class: bool (H, W)}. Several files of a class are united.
-
-    class_names: the class of every folder of masks, or of every name in `values`. The grey values
-    found are added to `greys`, {folder: set}.
+def read_case(case, classes, values, exif, seen, notes):
+    """The image (H, W) uint8 of a case and its masks (classes, H, W) bool; files of a class are
+    united. classes: {class: folders of masks}; seen: {folder: values in its files so far}.
     """
-    united = {}
-    for folder, paths in case.masks.items():
-        for path in paths:
-            if values:
-                masks, found = read_labels(path, values, notes)
-            else:
-                masks, found = read_mask(path, folder, notes)
-            greys[folder].update(found)
-            for part, mask in masks.items():
-                name = class_names[part]
-                if united.setdefault(name, mask).shape != mask.shape:
-                    raise BadInput(f"{path}: not as large as another mask of {name}; resize it")
-                united[name] = united[name] | mask
-    return united
-
-
-def read_cases(cases, groups, values, exif, greys, notes):
-    """The arrays of the cases: images (N, 256, 256), masks (N, classes, 256, 256), the share of
-    foreground in the files (N, classes); the images' sizes; and {case or folder: what is wrong}.
-    """
-    class_names = {part: name for name, parts in groups.items() for part in parts}
-    images = np.empty((len(cases), GRID, GRID), dtype=np.uint8)
-    labels = np.zeros((len(cases), len(groups), GRID, GRID), dtype=bool)
-    drawn = np.zeros((len(cases), len(groups)))
-    sizes, problems = [], []
-    for i, case in enumerate(cases):
-        try:
-            masks = read_masks(case, class_names, values, greys, notes)
-            image = read_image(case.image, notes, exif, next(iter(masks.values())).shape)
-            sizes.append(image.shape)
-            images[i] = resize(image, GRID)
-            for c, name in enumerate(groups):
-                shape = masks[name].shape
-                if not are_alike(shape, image.shape):
-                    raise BadInput(f"{case.image}: {size_name(image.shape)} pixels, its mask of "
-                                   f"{name} {size_name(shape)}; the shapes must be alike")
-                labels[i, c] = resize(masks[name], GRID)
-                drawn[i, c] = masks[name].mean()
-        except BadInput as problem:
-            problems.append(str(problem))
-    return images, labels, drawn, sizes, problems
+    parts = [read_mask(path, folder, values, seen[folder], notes) for folder, path in case.masks]
+    shapes = sorted({part.shape[1:] for part in parts})
+    image = read_image(case.image, notes, exif)
+    if not are_alike(image.shape, shapes[0]):  # perhaps the masks do not follow an EXIF tag
+        image = read_image(case.image, notes, exif=False)
+    if len(shapes) > 1 or not are_alike(image.shape, shapes[0]):
+        raise BadInput(f"{case.image}: shape {image.shape}, masks {listed(shapes)}; make alike")
+    masks = np.zeros((len(classes), *shapes[0]), dtype=bool)
+    for (folder, _), part in zip(case.masks, parts):
+        masks[[folder in folders for folders in classes.values()]] |= part
+    return image, masks
 
 
 def read_folder(root, images=None, masks=None, values=None, skip_unpaired=False, exif=True):
@@ -704,67 +534,51 @@ def read_folder(root, images=None, masks=None, values=None, skip_unpaired=False,
     """
     notes = Counter()
     image_files, mask_files = find_files(root, images, masks, notes)
-    cases = pair_files(root, image_files, mask_files, skip_unpaired, notes)
-    folders = list(cases[0].masks)
+    cases, folders = pair_files(root, image_files, mask_files, skip_unpaired, notes)
+    classes = group_classes(root, values or folders)
     if values and len(folders) > 1:
-        raise BadInput(f"{root}: --values is for one folder of label pictures, found "
-                       f"{', '.join(folders)}; choose one with --masks")
-    groups = group_classes(root, values or folders)
-    greys = {folder: set() for folder in folders}
-    pictures, labels, drawn, sizes, problems = read_cases(cases, groups, values, exif, greys, notes)
-    for folder, found in greys.items():
-        if not values and len(found - {0}) > 1 and found - {0} != {1, 255}:
-            shown = listed([value_name(value) for value in sorted(found)], 5)
-            problems.append(f"{root}: the masks in {folder} have the grey values {shown}; a folder "
-                            "has two, 0 and another; --values reads label pictures")
-    if len(problems) > 1:
-        problems[0] += f" ({len(problems) - 1} more files have problems)"
-    if problems:
-        raise BadInput(problems[0])
+        raise BadInput(f"{root}: --values is for one folder, not for {listed(folders)}; {CHOOSE}")
+    if values:
+        values = {name: values[same[0]] for name, same in classes.items()}
+        classes = dict.fromkeys(classes, folders)
 
-    extremes = sorted({min(sizes), max(sizes)})
-    print(f"{root}: {len(cases)} cases, images of {' to '.join(map(size_name, extremes))}")
-    paths = [cases[0].image] + [found[0] for found in cases[0].masks.values()]
-    print(f"  for example {', '.join('/'.join(path.parts[-2:]) for path in paths)}")
-    if len(folders) > 1 and not masks and not set(groups) <= set(CLASSES):
-        print(f"  the classes are the folders {', '.join(folders)}; --masks chooses")
-    for c, (name, parts) in enumerate(groups.items()):
-        sources = folders if values else parts
-        found = set().union(*[greys[folder] for folder in sources])
-        describe_class(root, name, found, drawn[:, c], labels[:, c])
+    pictures = np.empty((len(cases), GRID, GRID), dtype=np.uint8)
+    labels = np.empty((len(cases), len(classes), GRID, GRID), dtype=bool)
+    drawn = np.empty((len(cases), len(classes)))  # the share of foreground in the files
+    shapes, seen = set(), {folder: set() for folder in folders}
+    for i, case in enumerate(cases):
+        image, case_masks = read_case(case, classes, values, exif, seen, notes)
+        pictures[i], labels[i] = resize(image, GRID), resize(case_masks, GRID)
+        drawn[i] = case_masks.mean(axis=(1, 2))
+        shapes.add(image.shape)
+    print(f"{root}: {len(cases)} cases, height and width {min(shapes)} to {max(shapes)}")
+    for folder, path in dict(cases[0].masks).items():
+        print(f"  masks in {folder} (--masks chooses), such as {path.name} for {cases[0].name}: "
+              f"values {listed(seen[folder]) or 'soft'}")
+    for c, name in enumerate(classes):
+        check_class(root, name, drawn[:, c], labels[:, c])
     for note, count in notes.items():
         print(f"  {count} {note}")
-    return tuple(groups), [case.name for case in cases], pictures, labels
+    return tuple(classes), [case.name for case in cases], pictures, labels
 
 
-def describe_class(root, name, greys, drawn, masks):
-    """Prints what a class's masks (N, 256, 256) hold; BadInput where they cannot be meant so.
-
-    greys: the grey values in the files; drawn: (N,) the share of foreground in the files.
+def check_class(root, name, drawn, masks):
+    """Prints what the masks (N, 256, 256) of a class hold; `drawn` (N,) is the share of foreground
+    in their files. BadInput where they cannot be meant so.
     """
     shares = masks.mean(axis=(1, 2))
     empty, full = (shares == 0).sum(), (shares == 1).sum()
-    shown = listed([value_name(value) for value in sorted(greys)], 8) or "soft"
-    print(f"  {name}: grey values {shown}; {shares.mean():.1%} of the picture; {empty} empty and "
-          f"{full} full masks")
-    lost = ((drawn > 0) & (shares == 0)).sum()
+    print(f"  {name}: {shares.mean():.1%} of the picture; {empty} empty and {full} full masks")
     growth = shares[drawn > 0] / drawn[drawn > 0]
     changed = ((growth < 0.8) | (growth > 1.25)).sum()
     if changed:
-        print(f"    too small for a grid of {GRID} pixels: lost in {lost} masks, area changed by a "
-              f"fifth or more in {changed} (x {np.median(growth):.2f} in the median); crop the "
-              "pictures, or make GRID in data.py larger")
-    if empty + full == len(masks):
-        raise BadInput(f"{root}: every mask of {name} is empty or full; leave it out or correct it")
+        print(f"    too small for the grid: lost in {(growth == 0).sum()} masks, area changed in "
+              f"{changed} (x {np.median(growth):.2f}); crop the pictures, or raise GRID in data.py")
     border = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
-    if shares.mean() > 0.5 and np.mean(border) > 0.9:
-        raise BadInput(f"{root}: the masks of {name} seem inverted: the border of the pictures is "
-                       "foreground; make the class the non-zero value")
-
-
-def size_name(shape):
-    """(H, W) as people write it."""
-    return f"{shape[1]} x {shape[0]}"
+    is_inverted = shares.mean() > 0.5 and np.mean(border) > 0.9
+    if is_inverted or empty + full == len(masks):
+        raise BadInput(f"{root}: every mask of {name} is empty or full, or they seem inverted (the "
+                       "border is foreground); correct them or --values, or leave the class out")
 
 
 # ----------------------------------------------------------------------- options and the whole road
@@ -772,25 +586,22 @@ def size_name(shape):
 def label_values(text):
     """An argparse type: "lungs=255,cells=1-,road=128-64-128" -> {class: [[lowest, highest], ...]}.
 
-    A value is a grey, a range of greys (1- has no upper end), or a colour as red-green-blue.
+    A value is a grey, a range of greys (1- is everything above 0), or a colour as red-green-blue.
     A class may have several: "lungs=1,lungs=2".
     """
-    values, kinds = {}, set()
-    for pair in text.split(","):
+    values = {}
+    for pair in text.lower().split(","):
         name, _, value = pair.partition("=")
         if not name.strip() or not re.fullmatch(r"\d+|\d+-\d*|\d+-\d+-\d+", value.strip()):
             raise BadInput(f"--values: {pair} is not like lungs=255, cells=1- or road=128-64-128")
         numbers = value.strip().split("-")
-        if len(numbers) == 3:
-            red, green, blue = [min(int(number), 255) for number in numbers]
-            low = high = COLOUR + 65536 * red + 256 * green + blue
+        if len(numbers) == 3 and len(set(numbers)) > 1:
+            red, green, blue = map(int, numbers)
+            low = high = COLOUR + 10 ** 6 * red + 1000 * green + blue
         else:
             low = int(numbers[0])
-            high = int(numbers[-1] or COLOUR - 1)
-        kinds.add(len(numbers) == 3)
-        values.setdefault(class_of(lower(name.strip())), []).append([low, high])
-    if len(kinds) > 1:
-        raise BadInput(f"--values: {text} mixes greys with colours; write all as red-green-blue")
+            high = int(numbers[-1] or 2 * COLOUR)
+        values.setdefault(class_of(name.strip()), []).append([low, high])
     return values
 
 
@@ -820,12 +631,13 @@ def read(source, **reading):
 
 
 def load(data, size, noise, band, seed, noise_kind="erode-dilate", clean=None, group=None,
-         **reading):
+         clean_dice=0.99, **reading):
     """The whole road: read, split, corrupt labels on the 256-pixel grid, resize to size x size.
 
     The arguments are train.py's options: noise in 0..1; band as text, "5-13"; clean: a folder like
-    `data` with clean labels; group: see `split_by_group`. Returns the class names, the training
-    and the test Cases. Test labels are corrupted too, to be scored; Dice uses their `clean`.
+    `data` with clean labels, with which a label below clean_dice is "given"; group: see
+    `split_by_group`. Returns the class names, the training and the test Cases. Test labels are
+    corrupted too, to be scored; Dice uses their `clean`.
     """
     classes, names, images, given = read(data, **reading)
     truth = given
@@ -841,11 +653,20 @@ def load(data, size, noise, band, seed, noise_kind="erode-dilate", clean=None, g
         noisy, operation, pixels = corrupt_labels(
             given[indices], noise, (int(smallest), int(largest)), (seed, 1 + part), noise_kind)
         for i, index in enumerate(indices):
-            if operation[i] == "" and (given[index] != truth[index]).any():
+            if operation[i] == "" and lowest_dice(given[index], truth[index]) < clean_dice:
                 operation[i] = "given"
         both.append(Cases([names[i] for i in indices], resize(images[indices], size),
                           resize(noisy, size), resize(truth[indices], size), operation, pixels))
     return classes, *both
+
+
+def lowest_dice(a, b):
+    """The lowest Dice over the classes of two labels (classes, H, W); 1 for two empty masks."""
+    dice = []
+    for first, second in zip(a, b):
+        total = first.sum() + second.sum()
+        dice.append(2 * (first & second).sum() / total if total else 1.0)
+    return min(dice)
 
 
 def read_clean(data, clean, classes, names, reading):
@@ -870,22 +691,18 @@ def load_all(data, size, **reading):
     return classes, Cases(names, resize(images, size), masks, masks, untouched, no_radius)
 
 
-def has_labels(data, **reading):
-    """Whether there are masks in `data`, paired or not; if not, `load_images` reads it."""
-    if str(data).partition(":")[0] == "phantoms":
-        return True
-    return bool(find_files(data, reading.get("images"), reading.get("masks"), Counter())[1])
-
-
 def load_images(data, size, **reading):
-    """The case names and images (N, size, size) uint8 of a folder of images; masks are not read."""
+    """The case names and images (N, size, size) uint8 of a folder of images; masks are not read.
+
+    A name is the file's stem, or "folder/stem" where two images share their stems.
+    """
     notes = Counter()
     files, masks = find_files(data, reading.get("images"), reading.get("masks"), notes)
     if not files:
         raise BadInput(f"{data}: no images in it or in images/; --images names other folders")
     names = [file.path.stem for file in files]
     if len(set(names)) < len(names):
-        names = ["/".join([*file.folders, file.path.stem]) for file in files]
+        names = [(file.folder / file.path.stem).as_posix() for file in files]
     exif = reading.get("exif", True)
     images = [resize(read_image(file.path, notes, exif), GRID) for file in files]
     print(f"{data}: {len(names)} images, and {len(masks)} masks, which are not read")

@@ -178,14 +178,14 @@ def contradicted_share(scores, losses):
 
 
 def fitting_lambda(share):
-    """Lambda from 1 to 2, so that a share p of bad labels keeps a tenth of the weight.
+    """Lambda from 1 to 2, so that a share p of bad labels keeps a twentieth of the weight.
 
     With bad labels at -lambda and the others at +lambda they keep p / (p + (1 - p) e^(2 lambda)):
-    solved for lambda, then cut (1 up to p = 0.45, 2 from 0.86 on). Not in the paper, where lambda
+    solved for lambda, then cut (1 up to p = 0.28, 2 from 0.75 on). Not in the paper, where lambda
     is 2, "empirically" (section 3.2).
     """
     share = min(max(share, 0.01), 0.99)
-    lam = 0.5 * math.log(9 * share / (1 - share))
+    lam = 0.5 * math.log(19 * share / (1 - share))
     return min(max(lam, 1.0), 2.0)
 
 
@@ -213,9 +213,9 @@ def area_trend(losses, labels, weights):
     """What a label's area alone says about its loss: (N,), without gradient. Not in the paper.
 
     An untrained U-Net's loss depends on the area, and the QAM would sort labels by area. Per class
-    a line of losses (N, classes) over areas is fitted, with weights (N,); labels are masks
-    (N, classes, H, W), or their areas (N, classes, 1, 1). It explains the only label of another
-    area entirely; areas within a millionth of the picture count as equal.
+    a line of losses (N, classes) over areas is fitted; labels are masks (N, classes, H, W) or their
+    areas (N, classes, 1, 1); weights (N,) should be those of lambda = 2 or more, lest bad labels
+    bend it. It explains the only label of another area entirely; areas within 1e-6 count as equal.
     """
     losses = per_class(losses.detach())
     areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the picture
@@ -230,7 +230,7 @@ def area_trend(losses, labels, weights):
     from_robust_mean = areas - (robust * areas).sum(dim=0) / robust.sum(dim=0)
     covariance = (robust * from_robust_mean * losses).sum(dim=0)
     slopes = covariance / (robust * from_robust_mean.square()).sum(dim=0).clamp_min(1e-12)
-    # The line less its weighted mean, so that sum_i weight_i trend_i = 0: eq. (1) keeps its value.
+    # The line less its weighted mean, so that with these weights eq. (1) keeps its value.
     return (slopes * from_mean).mean(dim=1)
 
 

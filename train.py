@@ -40,6 +40,7 @@ SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_neutr
 SHIFT = 1 / 16  # the most that `augment` does: of the picture's side,
 ZOOM = 0.1  # a tenth smaller or larger,
 TURN = 5.0  # degrees
+LINE_LAMBDA = 2.0  # bad labels must not bend the area line, however mildly lambda treats them
 DICE_EVERY = 4  # epochs: the test images are not predicted in each, which would take a tenth longer
 
 
@@ -94,7 +95,8 @@ def train_epoch(unet, qam, optimiser, schedule, images, labels, batch, lam, rng,
             weights = trusted[indices] / trusted[indices].sum().clamp_min(1)
         trend = None
         if area_neutral and not uniform:
-            trend = area_trend(losses, targets, weights)  # (batch,), not in the paper
+            line_weights = quality_weights(scores.float(), LINE_LAMBDA)
+            trend = area_trend(losses, targets, line_weights)  # (batch,), not in the paper
         loss = pick_and_learn_loss(losses, weights, trend)  # eq. (1)
         optimiser.zero_grad()
         loss.backward()

@@ -25,7 +25,7 @@ LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "clean", "group",
 PICTURES = set(".img .png .gif .bmp .tif .tiff .jpg .jpeg .webp .ppm .pgm".split())
 TEXTS = set(".txt .xml .json .csv .md .html .pfs".split())  # may lie in folders of their own
 CHOOSE = "wanted are images/ and a folder of masks per class; --images and --masks name others"
-JUNK = (".", "@eadir", "__macosx", "thumbs")  # so begin hidden names and those of the system
+HIDDEN = (".", "@eadir", "__macosx", "thumbs")  # so begin names of what is not for people
 MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|1stho|2ndho|^gt$")  # in folder names
 IMAGE_WORD = re.compile("image|img")
 ORIENTATION = 0x0112  # the EXIF tag of a rotation; 0 and 1 are none
@@ -221,8 +221,10 @@ def list_files(root, base, strict, notes):
     """
     files, seen = [], set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        if Path(folder).resolve() in seen or {"config.json", "log.csv"} <= set(names):
-            notes["folder(s) passed over: seen before through a link, or a run of train.py"] += 1
+        is_hidden = Path(folder).relative_to(root).name.lower().startswith(HIDDEN)
+        is_run = {"config.json", "log.csv"} <= set(names)
+        if is_hidden or is_run or Path(folder).resolve() in seen:
+            notes["folder(s) passed over: hidden, a run of train.py, or seen through a link"] += 1
             subfolders.clear()
             continue
         seen.add(Path(folder).resolve())
@@ -230,10 +232,8 @@ def list_files(root, base, strict, notes):
         if strict and not subfolders and not endings & (PICTURES | TEXTS):
             raise BadInput(f"{folder}: no picture can be read; use PNG, or remove it; {CHOOSE}")
         for path in [Path(folder, name) for name in names]:
-            file = File(path, *folder_and_stem(path.relative_to(base)))
-            is_junk = any(name.startswith(JUNK) for name in [*file.folder.parts, file.stem])
-            if path.suffix.lower() in PICTURES and not is_junk:
-                files.append(file)
+            if path.suffix.lower() in PICTURES and not path.name.lower().startswith(HIDDEN):
+                files.append(File(path, *folder_and_stem(path.relative_to(base))))
             else:
                 notes[f"file(s) passed over, hidden or no picture: {path.suffix or path.name}"] += 1
     return sorted(files)
@@ -314,7 +314,7 @@ def key_of(file, shared, with_stem):
     return "/".join([*parts, file.stem] if with_stem else parts)
 
 
-def find_keys(root, images, masks):
+def find_keys(root, images, masks, notes):
     """The keys of the images, and {folder: {key: paths}} of the masks. A mask's folder is its
     innermost one that is not above images too. Where each image has a folder of its own, the masks
     in it may have any name and number: they are of single objects.
@@ -323,9 +323,8 @@ def find_keys(root, images, masks):
     shared &= {name for file in masks for name in file.folder.parts}
     with_stem = len({key_of(file, shared, False) for file in images}) < len(images)
     keys = [key_of(file, shared, with_stem) for file in images]
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
-        raise BadInput(f"{root}: several images are called {listed(twice)}; {CHOOSE}")
+    if len(set(keys)) < len(keys):
+        raise BadInput(f"{root}: several images are called {max(keys, key=keys.count)}; {CHOOSE}")
     folders = {}
     for file in masks:
         own = [name for name in file.folder.parts if name not in shared] or ["masks"]
@@ -333,6 +332,8 @@ def find_keys(root, images, masks):
         paths.append(file.path)
         if with_stem and len(paths) > 1:
             raise BadInput(f"{root}: several masks in {own[-1]} are called {file.stem}; {CHOOSE}")
+        if len(paths) == 2:
+            notes[f"image(s) with several masks in {own[-1]}, which are united"] += 1
     return keys, folders
 
 
@@ -340,7 +341,7 @@ def pair_files(root, images, masks, skip_unpaired, notes):
     """The Cases, each an image with its masks; and the folders of masks, one a class."""
     if not images or not masks:
         raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; {CHOOSE}")
-    keys, folders = find_keys(root, images, masks)
+    keys, folders = find_keys(root, images, masks, notes)
     names = [file.path.stem for file in images]
     if len(set(names)) < len(names):
         names = keys
@@ -438,7 +439,7 @@ def read_image(path, notes, exif=True):
     picture = open_picture(path)
     if exif and picture.getexif().get(ORIENTATION, 1) in range(2, 9):
         picture = ImageOps.exif_transpose(picture)
-        notes["image(s) turned as EXIF says, if masks do not fit only unturned; see --no-exif"] += 1
+        notes["image(s) turned as EXIF says, unless only unturned fits masks; see --no-exif"] += 1
     grey = to_array(picture)
     if grey.ndim == 3:
         grey = grey.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
@@ -495,8 +496,8 @@ def read_mask(path, folder, values, seen, notes):
         seen.update(found.tolist())
     if not values:
         if len(seen - {0}) > 1:
-            raise BadInput(f"{path}: {folder} has the values {listed(seen)} so far (a colour is "
-                           "1RRRGGGBBB); masks have 0 and one other; --values x=1- takes all as x")
+            raise BadInput(f"{path}: {folder} has the values {listed(seen)} (colour: 1RRRGGGBBB); "
+                           "masks have 0 and another; --values x=1- takes all, x=128- the top half")
         return numbers[np.newaxis] > found[-1] / 2
     masks = np.zeros((len(values), *numbers.shape), dtype=bool)
     for mask, ranges in zip(masks, values.values()):
@@ -575,8 +576,7 @@ def check_class(root, name, drawn, masks):
         print(f"    too small for the grid: lost in {(growth == 0).sum()} masks, area changed in "
               f"{changed} (x {np.median(growth):.2f}); crop the pictures, or raise GRID in data.py")
     border = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
-    is_inverted = shares.mean() > 0.5 and np.mean(border) > 0.9
-    if is_inverted or empty + full == len(masks):
+    if empty + full == len(masks) or (shares.mean() > 0.5 and np.mean(border) > 0.9):
         raise BadInput(f"{root}: every mask of {name} is empty or full, or they seem inverted (the "
                        "border is foreground); correct them or --values, or leave the class out")
 

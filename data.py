@@ -39,7 +39,7 @@ class BadInput(Exception):
 
 class Cases(NamedTuple):
     """Images, labels to train on, clean labels to measure with, and what was done to each."""
-    names: list          # N file stems
+    names: list          # N file stems; train/1, with folders, where two images share a stem
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
     clean: np.ndarray    # (N, classes, S, S) bool
@@ -193,7 +193,7 @@ class File(NamedTuple):
 
 class Case(NamedTuple):
     """The files of one case."""
-    name: str    # the image's stem; where two images share one, folders come before it: train/1
+    name: str    # the image's stem; train/1, with folders, where two images share a stem
     image: Path
     masks: list  # (folder, path) of each mask
 
@@ -344,7 +344,7 @@ def pair_files(root, images, masks, skip_unpaired, notes):
     keys, folders = find_keys(root, images, masks, notes)
     names = [file.path.stem for file in images]
     if len(set(names)) < len(names):
-        names = keys
+        names = keys  # such as train/1 and val/1
     cases = [Case(name, file.path, []) for name, file in zip(names, images)]
     left_out = {}
     for folder, paths in folders.items():

@@ -691,6 +691,13 @@ def load_all(data, size, **reading):
     return classes, Cases(names, resize(images, size), masks, masks, untouched, no_radius)
 
 
+def has_labels(data, **reading):
+    """Whether there are masks in `data`, paired or not; if not, `load_images` reads it."""
+    if str(data).partition(":")[0] == "phantoms":
+        return True
+    return bool(find_files(data, reading.get("images"), reading.get("masks"), Counter())[1])
+
+
 def load_images(data, size, **reading):
     """The case names and images (N, size, size) uint8 of a folder of images; masks are not read.
 

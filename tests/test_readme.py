@@ -31,8 +31,10 @@ def small(words, out):
     """The words of a training command, made to end in seconds."""
     if "--data" not in words:
         words = [*words, "--data", "phantoms:9"]
+    if "--out" not in words:
+        words = [*words, "--out", str(out)]
     words = [word for word in words if word != "--resume"]
-    return [*words, "--size", "64", "--epochs", "1", "--batch", "4", "--out", str(out)]
+    return [*words, "--size", "64", "--epochs", "1", "--batch", "4"]
 
 
 @pytest.fixture(scope="module")

@@ -543,7 +543,9 @@ def table_row(group, varied, full):
     """The row of runs that differ in their seed alone: {title of a column: text}."""
     settings, metrics = group[0]
     classes = list(metrics["dice"])
-    paper = paper_row(settings, classes)
+    paper = None
+    if not settings["data"].startswith("phantoms"):
+        paper = paper_row(settings, classes)
     row = {"noise": str(settings["noise"]), "band": settings["band"]}
     if "noise_kind" in varied:
         row["kind"] = settings["noise_kind"]

@@ -267,9 +267,10 @@ def test_the_slow_specifications_agree_with_the_project(lesson):
     pal.pick_and_learn_loss(losses, torch.softmax(bounded, dim=0)).backward()
     slow = names["slow_score_gradient"](losses.mean(dim=1), bounded.detach())
     assert np.allclose(slow, bounded.grad, atol=1e-6)
-    for share in (0.5, 0.7):  # where the program's limits, 1 and 2, do not bind
-        assert math.isclose(names["slow_fitting_lambda"](share, 0.05), pal.fitting_lambda(share),
-                            abs_tol=1e-6)
+    for share in (0.25, 0.5, 0.75, 0.9):
+        lam = names["slow_fitting_lambda"](share, 0.1)
+        assert math.isclose(lam, math.log(9 * share / (1 - share)) / 2, abs_tol=1e-6)
+        assert math.isclose(names["weight_kept"](share, lam), 0.1, abs_tol=1e-6)
     raised = pal.quality_weights(scores + 1, None)
     assert torch.allclose(raised, pal.quality_weights(scores, None)), "softmax ignores a shift"
     assert not torch.allclose(pal.quality_weights(scores + 1), pal.quality_weights(scores))

@@ -66,7 +66,7 @@ def print_summary():
 
 
 def wrong_share(run, ranking):
-    """Pick as many labels as are clean, the best by a ranking: the share of noisy ones among them."""
+    """The share of noisy labels among the best by a ranking, as many as are clean."""
     audit = json.loads((run / "metrics.json").read_text())["audit"]["training"]
     noisy = audit["random"]["recall"]  # of all labels
     return (1 - audit[ranking]["recall"]) * noisy / (1 - noisy)
@@ -89,7 +89,7 @@ def print_picks():
 
 
 def print_early():
-    """AUROC of scores and losses, and weights times N, in the course of training: lowest - highest."""
+    """AUROC of scores and losses, weights times N, in the course of training: lowest - highest."""
     columns = ["lam", "auroc", "loss_auroc", "weight_clean_mean", "weight_erode_mean",
                "weight_dilate_mean", "weight_clean_variance"]
     rows = [["noise", "epoch"] + [name.replace("_", " ") for name in columns]]

@@ -378,14 +378,20 @@ def table_of(folder, capsys, *options):
 
 
 def test_a_row_of_the_table_is_mean_and_spread_over_seeds(finished, tmp_path, capsys):
-    write_run(tmp_path / "a", finished, {"seed": 0}, 0.5)
-    write_run(tmp_path / "b", finished, {"seed": 1}, 0.7)
+    write_run(tmp_path / "a", finished, {"seed": 0, "data": "JSRT"}, 0.5)
+    write_run(tmp_path / "b", finished, {"seed": 1, "data": "JSRT"}, 0.7)
     (row,) = table_of(tmp_path, capsys)
     assert list(row) == ["noise", "band", "strategy", "average", "paper", "AUROC by score",
                          "by loss", "by mean rank", "seeds"]
     assert (row["average"], row["paper"], row["seeds"]) == ("0.600 ± 0.141", "0.912", "0 1")
     (full,) = table_of(tmp_path, capsys, "--full")
     assert {*data.CLASSES, "by softmin", "by score, unseen"} == set(full) - set(row)
+
+
+def test_the_papers_numbers_do_not_stand_beside_phantoms(finished, tmp_path, capsys):
+    write_run(tmp_path / "a", finished, {"data": "phantoms:30"}, 0.5)
+    (row,) = table_of(tmp_path, capsys)
+    assert row["paper"] == "-"
 
 
 def test_settings_that_vary_have_a_column_and_an_order(finished, tmp_path, capsys):

@@ -167,22 +167,22 @@ def quality_weights(scores, lam=2.0):
 def contradicted_share(scores, losses):
     """The share of labels that both networks reject: raw scores t, losses L_i (N,) -> 0..1.
 
-    The QAM rejects by a negative score, the U-Net by a loss above 1.5 times the mean of the best
+    The QAM rejects by tanh(t) < -1/2, the U-Net by a loss above 1.5 times the mean of the best
     tenth. Ours: the paper knows its share of noisy labels, a user does not. Without the OCM zero
     means nothing: a softmax ignores a shift of all scores.
     """
     best = losses.sort().values[:max(1, len(losses) // 10)].mean()
-    return ((scores < 0) & (losses > 1.5 * best)).double().mean().item()
+    return ((scores.tanh() < -0.5) & (losses > 1.5 * best)).double().mean().item()
 
 
 def fitting_lambda(share):
-    """Lambda for a share p of bad labels: 4 p - 1, but at least 1 and at most the paper's 2.
+    """Lambda for a share p of bad labels: 5 p - 1, but at least 1/2 and at most the paper's 2.
 
     With bad labels at -lambda and the others at +lambda they keep p / (p + (1 - p) e^(2 lambda)) of
-    the weight: 12 % at p = 1/2, 5 % at 3/4. A larger lambda would trust unusual images less. Not in
-    the paper, where lambda is 2, "empirically" (section 3.2).
+    the weight: at most a seventh for p from 0 to 0.9. A larger lambda would trust unusual images
+    less. Not in the paper, where lambda is 2, "empirically" (section 3.2).
     """
-    return min(max(4 * share - 1, 1.0), 2.0)
+    return min(max(5 * share - 1, 0.5), 2.0)
 
 
 # ------------------------------------------------------------------------- the loss and the metric

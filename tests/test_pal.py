@@ -513,10 +513,10 @@ def test_limits_of_the_area_trend():
 
 def test_contradicted_share_counts_labels_that_both_networks_reject():
     losses = torch.tensor([0.2] + [0.29] * 4 + [0.31] * 4 + [5.0])  # the best tenth: 0.2
-    scores = torch.tensor([1.0, -1, -1, -1, -1, -1, -1, 1, 1, -1])
+    scores = torch.tensor([1.0, -1, -1, -1, -1, -0.56, -0.56, -0.54, 1, -1])
     counted = 0
     for score, loss in zip(scores.tolist(), losses.tolist()):
-        if score < 0 and loss > 1.5 * 0.2:
+        if math.tanh(score) < -0.5 and loss > 1.5 * 0.2:
             counted += 1
     assert counted == 3
     assert pal.contradicted_share(scores, losses) == pytest.approx(0.3)
@@ -527,13 +527,14 @@ def test_nothing_is_contradicted_where_losses_are_equal_or_scores_positive():
     assert pal.contradicted_share(torch.ones(7), torch.arange(7.0)) == 0
 
 
-@pytest.mark.parametrize("share, kept", [(0.5, 0.119), (0.6, 0.084), (0.75, 0.052)])
-def test_fitting_lambda_leaves_bad_labels_a_tenth_of_the_weight_or_less(share, kept):
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9])
+def test_fitting_lambda_leaves_bad_labels_a_seventh_of_the_weight_or_less(share):
     lam = pal.fitting_lambda(share)
     bad = share * math.exp(-lam)
-    assert bad / (bad + (1 - share) * math.exp(lam)) == pytest.approx(kept, abs=1e-3)
+    assert bad / (bad + (1 - share) * math.exp(lam)) < 1 / 7
 
 
-@pytest.mark.parametrize("share, lam", [(0.0, 1), (0.4, 1), (0.9, 2), (1.0, 2)])
-def test_fitting_lambda_stays_between_1_and_the_papers_2(share, lam):
+@pytest.mark.parametrize("share, lam", [(0, 0.5), (0.3, 0.5), (0.4, 1), (0.5, 1.5), (0.6, 2),
+                                        (1, 2)])
+def test_fitting_lambda_stays_between_a_half_and_the_papers_2(share, lam):
     assert pal.fitting_lambda(share) == lam

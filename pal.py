@@ -175,14 +175,16 @@ def contradicted_share(scores, losses):
     return ((scores.tanh() < -0.5) & (losses > 1.5 * best)).double().mean().item()
 
 
-def fitting_lambda(share):
-    """Lambda for a share p of bad labels: 5 p - 1, but at least 1/2 and at most the paper's 2.
+def fitting_lambda(share, progress):
+    """Lambda for a share p of bad labels after a share `progress` of the training, 0..1.
 
-    With bad labels at -lambda and the others at +lambda they keep p / (p + (1 - p) e^(2 lambda)) of
-    the weight: at most a seventh for p from 0 to 0.9. A larger lambda would trust unusual images
-    less. Not in the paper, where lambda is 2, "empirically" (section 3.2).
+    5 p - 1, at most the paper's 2, and at least 1.5 at the start, when the networks cannot tell
+    which labels are bad, falling evenly to 1/2 at the end. With bad labels at -lambda and the
+    others at +lambda they keep p / (p + (1 - p) e^(2 lambda)) of the weight: at the end at most a
+    seventh for p from 0 to 0.9. A larger lambda would trust unusual images less. Not in the paper,
+    where lambda is 2, "empirically" (section 3.2).
     """
-    return min(max(5 * share - 1, 0.5), 2.0)
+    return min(max(5 * share - 1, 1.5 - progress), 2.0)
 
 
 # ------------------------------------------------------------------------- the loss and the metric

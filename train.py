@@ -40,7 +40,6 @@ SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_neutr
 SHIFT = 1 / 16  # the most that `augment` does: of the picture's side,
 ZOOM = 0.1  # a tenth smaller or larger,
 TURN = 5.0  # degrees
-LAMBDA_FITS_AFTER = 1 / 3  # of the epochs: before, the networks cannot tell which labels are bad
 LINE_LAMBDA = 2.0  # bad labels must not bend the area line, however mildly lambda treats them
 DICE_EVERY = 4  # epochs: the test images are not predicted in each, which would take a tenth longer
 
@@ -183,9 +182,8 @@ def train(arguments):
         row["seconds"] = time.perf_counter() - begun
         log.append(row)
         state["label_weights"].append(record[1].float())
-        lambda_fits = arguments.lam == "auto" and arguments.strategy == "qam+ocm"
-        if lambda_fits and epoch > LAMBDA_FITS_AFTER * arguments.epochs:
-            state["lam"] = fitting_lambda(row["contradicted"])  # of the next epoch, ours
+        if arguments.lam == "auto" and arguments.strategy == "qam+ocm":  # of the next epoch, ours
+            state["lam"] = fitting_lambda(row["contradicted"], epoch / arguments.epochs)
         state_dicts = {name: part.state_dict() for name, part in parts.items()}
         evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **state_dicts})
         evaluation.write_csv(out / "log.csv", log)
@@ -454,8 +452,8 @@ def parse_arguments(argv=None):
     add("--noise-kind", type=noise_kind, default="erode-dilate",
         help=f"one or several of {', '.join(data.DAMAGE)}, joined by -")
     add("--lam", type=bound_or_auto, default="auto",
-        help="lambda of eq. (2), or auto: 2, then from 1/2 to 2, larger the more labels both "
-             "networks reject")
+        help="lambda of eq. (2), or auto: from 1/2 to 2, larger early in the training and the "
+             "more labels both networks reject")
     add("--size", type=bounded_number(int, 1), default=128,
         help="height and width of the pictures that the networks see, in pixels")
     add("--epochs", type=bounded_number(int, 1), default=40, help="passes over the training data")
@@ -517,7 +515,7 @@ def first_lambda(arguments):
     """The bound of the first epoch: None, no bound at all, for every strategy but qam+ocm."""
     if arguments.strategy != "qam+ocm":
         return None
-    return 2.0 if arguments.lam == "auto" else arguments.lam
+    return fitting_lambda(0.0, 0.0) if arguments.lam == "auto" else arguments.lam
 
 
 def check_strategy(arguments, training):

@@ -529,12 +529,13 @@ def test_nothing_is_contradicted_where_losses_are_equal_or_scores_positive():
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9])
 def test_fitting_lambda_leaves_bad_labels_a_seventh_of_the_weight_or_less(share):
-    lam = pal.fitting_lambda(share)
+    lam = pal.fitting_lambda(share, 1.0)
     bad = share * math.exp(-lam)
     assert bad / (bad + (1 - share) * math.exp(lam)) < 1 / 7
 
 
-@pytest.mark.parametrize("share, lam", [(0, 0.5), (0.3, 0.5), (0.4, 1), (0.5, 1.5), (0.6, 2),
-                                        (1, 2)])
-def test_fitting_lambda_stays_between_a_half_and_the_papers_2(share, lam):
-    assert pal.fitting_lambda(share) == lam
+@pytest.mark.parametrize("share, progress, lam", [
+    (0, 0, 1.5), (0, 0.5, 1), (0, 1, 0.5), (0.3, 1, 0.5), (0.5, 0, 1.5), (0.5, 1, 1.5),
+    (0.55, 0, 1.75), (0.6, 1, 2), (1, 0, 2)])
+def test_fitting_lambda_lies_between_a_falling_line_and_the_papers_2(share, progress, lam):
+    assert pal.fitting_lambda(share, progress) == pytest.approx(lam)

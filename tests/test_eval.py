@@ -492,14 +492,16 @@ def test_dashes_cover_the_line_at_even_gaps():
     assert np.allclose(found[3], [(30, 140), (30, 150)])  # the end cuts the last one
 
 
-def test_a_band_below_zero_is_drawn_whole():
+@pytest.mark.parametrize("lowest, below", [(-math.inf, 0.5), (0, 0.2)])
+def test_a_band_is_cut_at_the_lowest_value_alone(lowest, below):
     y, spread = np.full(10, 0.2), np.full(10, 0.5)
-    curve = ("a", y, evaluation.NOISY, spread)
-    picture = np.asarray(evaluation.line_chart("title", [curve], "x", "y", y_range=(0, 1)))
-    column = picture[60:, 400].astype(int)  # below the legend
+    chart = evaluation.line_chart("title", [("a", y, evaluation.NOISY, spread)], "x", "y",
+                                  y_range=(0, 1), lowest=lowest)
+    column = np.asarray(chart)[60:, 400].astype(int)  # below the legend
     rows = np.flatnonzero(column[:, 0] - column[:, 2] > 20)  # reddish: the band and its line
-    line = np.flatnonzero((np.abs(column - evaluation.NOISY).sum(axis=1) < 60)).mean()
-    assert line - rows[0] == pytest.approx(rows[-1] - line, abs=2) and len(rows) > 100
+    line = np.flatnonzero(np.abs(column - evaluation.NOISY).sum(axis=1) < 60).mean()
+    assert line - rows[0] == pytest.approx((rows[-1] - line) * 0.5 / below, abs=6)
+    assert len(rows) > 100
 
 
 def test_line_chart_takes_gaps_single_points_and_nothing_at_all():

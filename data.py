@@ -165,7 +165,7 @@ def split_by_group(names, pattern, seed):
     """The same split of patients: a patient is what a regular expression matches in a name."""
     try:
         expression = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise BadInput(f"--group {pattern}: no regular expression ({error})") from None
     patients = []
     for name in names:
@@ -206,13 +206,27 @@ def listed(items):
 
 
 def folder_and_stem(path):
-    """Those of a `File`, from its path below the data's folder."""
+    """Those of a `File`, from its path below the data's folder.
+
+    x/case.png -> x, case; x/case_mask.png -> mask/x, case, as if it lay in a folder of masks.
+    """
     text = unicodedata.normalize("NFC", path.as_posix()).lower()  # accents are stored in two ways
     folder, stem = Path(text).parent, Path(text).stem
     case, _, ending = stem.replace("-", "_").rpartition("_")
     if case and MASK_WORD.search(ending):
-        return ending / folder, stem[:len(case)]
+        return Path(ending, folder), stem[:len(case)]
     return folder, stem
+
+
+def is_hidden(name):
+    """Whether a file or folder of this name is not for people."""
+    return name.lower().startswith(HIDDEN)
+
+
+def refuse(error):
+    """For os.walk, which would pass over a folder that cannot be read; it may be a class."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def list_files(root, base, strict, notes):
@@ -220,19 +234,21 @@ def list_files(root, base, strict, notes):
     strict: a folder without a picture is refused, since it may be a class.
     """
     files, seen = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        is_hidden = Path(folder).relative_to(root).name.lower().startswith(HIDDEN)
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        name, true_path = Path(folder).relative_to(root).name, Path(folder).resolve()
         is_run = {"config.json", "log.csv"} <= set(names)
-        if is_hidden or is_run or Path(folder).resolve() in seen:
+        if is_hidden(name) or is_run or true_path in seen:
             notes["folder(s) passed over: hidden, a run of train.py, or seen through a link"] += 1
             subfolders.clear()
             continue
-        seen.add(Path(folder).resolve())
-        endings = {Path(name).suffix.lower() for name in names}
-        if strict and not subfolders and not endings & (PICTURES | TEXTS):
+        seen.add(true_path)
+        endings = {Path(name).suffix.lower() for name in names if not is_hidden(name)}
+        only_texts = bool(endings) and endings <= TEXTS
+        is_innermost = all(map(is_hidden, subfolders))
+        if strict and is_innermost and not endings & PICTURES and not only_texts:
             raise BadInput(f"{folder}: no picture can be read; use PNG, or remove it; {CHOOSE}")
         for path in [Path(folder, name) for name in names]:
-            if path.suffix.lower() in PICTURES and not path.name.lower().startswith(HIDDEN):
+            if path.suffix.lower() in PICTURES and not is_hidden(path.name):
                 files.append(File(path, *folder_and_stem(path.relative_to(base))))
             else:
                 notes[f"file(s) passed over, hidden or no picture: {path.suffix or path.name}"] += 1
@@ -253,7 +269,8 @@ def take(root, files, names, notes):
     """The files in the folders `names` (a name or path below the root, or any path); the others."""
     taken = []
     for name in names or []:
-        part, folder = f"/{Path(name).as_posix().lower()}/", Path(name).absolute()
+        part = f"/{unicodedata.normalize('NFC', Path(name).as_posix()).lower()}/"
+        folder = Path(name).absolute()
         found = [file for file in files if part in f"/{file.folder.as_posix()}/"
                  or folder in file.path.absolute().parents]
         found = found or list_files(folder, folder.parent, False, notes)
@@ -261,7 +278,9 @@ def take(root, files, names, notes):
             raise BadInput(f"{root}: no folder {name} with pictures, which are in "
                            f"{listed(file.folder for file in files)}")
         taken += found
-    return taken, sorted(set(files) - set(taken))
+    used = {file.path.parent.resolve() / file.path.name for file in taken}
+    return taken, [file for file in files
+                   if file.path.parent.resolve() / file.path.name not in used]
 
 
 def find_files(root, images, masks, notes):
@@ -305,6 +324,8 @@ def match_names(images, masks):
             pairs = {image: full[name] for image, name in zip(images, image_names) if name in full}
             if len(pairs) > len(best):
                 best = pairs
+            if len(best) == min(len(images), len(masks)):
+                return best
     return best
 
 
@@ -318,6 +339,9 @@ def find_keys(root, images, masks, notes):
     """The keys of the images, and {folder: {key: paths}} of the masks. A mask's folder is its
     innermost one that is not above images too. Where each image has a folder of its own, the masks
     in it may have any name and number: they are of single objects.
+
+    train/images/1, train/heart/1 -> both have the key train/1, the mask the folder heart
+    id7/images/id7, id7/masks/a, id7/masks/b -> all have the key id7, the masks the folder masks
     """
     shared = {name for file in images for name in file.folder.parts}
     shared &= {name for file in masks for name in file.folder.parts}
@@ -389,7 +413,7 @@ def group_classes(root, folders):
         if len(same) > 1 and sorted(re.findall("left|right", " ".join(same))) != ["left", "right"]:
             raise BadInput(f"{root}: {', '.join(same)} all seem to hold {name}; {CHOOSE}")
     unnamed = [name for name in groups if MASK_WORD.search(name)]
-    if len(unnamed) == 1:
+    if len(unnamed) == 1 and "foreground" not in groups:
         groups["foreground"] = groups.pop(unnamed[0])
     if len(groups) > 20 or "average" in groups:
         raise BadInput(f"{root}: {len(groups)} classes, at most 20, none called average; {CHOOSE}")
@@ -407,14 +431,14 @@ def open_picture(path):
         with Image.open(path) as picture:
             is_deep = ";16" in str(picture.tile)
             pages = getattr(picture, "n_frames", 1)
-            is_turned = picture.getexif().get(ORIENTATION, 1) in range(2, 9)
+            has_tag = is_turned(picture)
             picture.load()
     except Exception as error:  # the readers raise whatever they like
         reason = str(error).partition("\n")[0][:80] or type(error).__name__
         raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace it") from None
     if pages > 1 and picture.format != "MPO":  # phones put a second view into a JPG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
-    if is_turned and picture.format == "TIFF":  # Pillow garbles some of these
+    if has_tag and picture.format == "TIFF":  # Pillow garbles some of these
         raise BadInput(f"{path}: a TIFF with a rotation tag; save it turned, without the tag")
     if is_deep and picture.mode in ("RGB", "RGBA", "LA"):
         raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it with 8 bits")
@@ -434,11 +458,23 @@ def are_alike(shape, other):
     return abs(shape[0] * other[1] / (shape[1] * other[0]) - 1) <= 0.01
 
 
+def is_turned(picture):
+    """Whether a picture has a tag that says how to turn it."""
+    return picture.getexif().get(ORIENTATION, 1) in range(2, 9)
+
+
+def turned(picture):
+    """A picture turned as its tag says."""
+    picture.getexif()  # keeps the tag, while the block it stands in, perhaps faulty, is not needed
+    picture.info.pop("exif", None)
+    return ImageOps.exif_transpose(picture)
+
+
 def read_image(path, notes, exif=True):
     """An image file as grey (H, W) uint8, whatever its colours and depth."""
     picture = open_picture(path)
-    if exif and picture.getexif().get(ORIENTATION, 1) in range(2, 9):
-        picture = ImageOps.exif_transpose(picture)
+    if exif and is_turned(picture):
+        picture = turned(picture)
         notes["image(s) turned as EXIF says, unless only unturned fits masks; see --no-exif"] += 1
     grey = to_array(picture)
     if grey.ndim == 3:
@@ -456,13 +492,16 @@ def read_image(path, notes, exif=True):
     return (255 * scaled.clip(0, 1)).astype(np.uint8)
 
 
-def read_numbers(path, values):
-    """A mask file as numbers (H, W): greys as they are, colours as `COLOUR` says; with `values`, a
-    palette's indices; and alpha, where a mask is drawn upon transparency.
+def read_numbers(path, values, exif=True):
+    """A mask file as numbers (H, W): greys as they are, colours as `COLOUR` says; the indices of a
+    coloured palette, where there are `values` and none of them is a colour; and alpha, where a mask
+    is drawn upon transparency.
     """
     picture = open_picture(path)
+    if exif and is_turned(picture):
+        picture = turned(picture)
     numbers = to_array(picture)
-    if numbers.ndim == 3 and picture.mode == "P" and values:
+    if values and has_coloured_palette(picture) and not asks_for_colours(values):
         numbers = np.asarray(picture)
     elif numbers.ndim == 3:
         is_grey = (numbers == numbers[..., :1]).all(axis=-1)
@@ -476,6 +515,19 @@ def read_numbers(path, values):
     return numbers
 
 
+def has_coloured_palette(picture):
+    """Whether the numbers in a picture stand for colours of a palette, used or not."""
+    if picture.mode != "P":
+        return False
+    palette = np.reshape(picture.getpalette(), (-1, 3))
+    return (palette != palette[:, :1]).any()
+
+
+def asks_for_colours(values):
+    """Whether --values, see `label_values`, names a colour."""
+    return any(low >= COLOUR for ranges in values.values() for low, _ in ranges)
+
+
 def has_soft_edges(numbers, found):
     """Whether few greys lie between the lowest and the highest tenth, and nowhere but at edges."""
     top = float(found[-1])
@@ -484,11 +536,11 @@ def has_soft_edges(numbers, found):
     return len(found) > 4 and 32 <= top < COLOUR and is_rare and not erode(between, 3).any()
 
 
-def read_mask(path, folder, values, seen, notes):
+def read_mask(path, folder, values, exif, seen, notes):
     """A mask file as bool (1, H, W); or a label picture as (classes, H, W), one for each of
     `values`. Adds its numbers to `seen`, a set of those in this folder so far.
     """
-    numbers = read_numbers(path, values)
+    numbers = read_numbers(path, values, exif)
     found = np.unique(numbers)
     if has_soft_edges(numbers, found):
         notes[f"mask(s) in {folder} with soft edges, cut at half or as --values says"] += 1
@@ -496,8 +548,11 @@ def read_mask(path, folder, values, seen, notes):
         seen.update(found.tolist())
     if not values:
         if len(seen - {0}) > 1:
+            advice = "--values x=1- takes all, x=128- the top half"
+            if max(seen) >= COLOUR and len(seen) > 20:
+                advice = "so many colours come from blurring, as in JPEG; save masks as grey PNG"
             raise BadInput(f"{path}: {folder} has the values {listed(seen)} (colour: 1RRRGGGBBB); "
-                           "masks have 0 and another; --values x=1- takes all, x=128- the top half")
+                           f"masks have 0 and another; {advice}")
         return numbers[np.newaxis] > found[-1] / 2
     masks = np.zeros((len(values), *numbers.shape), dtype=bool)
     for mask, ranges in zip(masks, values.values()):
@@ -513,7 +568,8 @@ def read_case(case, classes, values, exif, seen, notes):
     """The image (H, W) uint8 of a case and its masks (classes, H, W) bool; files of a class are
     united. classes: {class: folders of masks}; seen: {folder: values in its files so far}.
     """
-    parts = [read_mask(path, folder, values, seen[folder], notes) for folder, path in case.masks]
+    parts = [read_mask(path, folder, values, exif, seen[folder], notes)
+             for folder, path in case.masks]
     shapes = sorted({part.shape[1:] for part in parts})
     image = read_image(case.image, notes, exif)
     if not are_alike(image.shape, shapes[0]):  # perhaps the masks do not follow an EXIF tag
@@ -521,7 +577,7 @@ def read_case(case, classes, values, exif, seen, notes):
     if len(shapes) > 1 or not are_alike(image.shape, shapes[0]):
         raise BadInput(f"{case.image}: shape {image.shape}, masks {listed(shapes)}; make alike")
     masks = np.zeros((len(classes), *shapes[0]), dtype=bool)
-    for (folder, _), part in zip(case.masks, parts):
+    for (folder, _), part in zip(case.masks, parts):  # part: one mask, or with values one a class
         masks[[folder in folders for folders in classes.values()]] |= part
     return image, masks
 
@@ -623,9 +679,9 @@ def read(source, **reading):
     if kind != "phantoms":
         return read_folder(source, **reading)
     given = [name for name in READING if name != "exif" and reading.get(name)]
-    if not re.fullmatch(r"\d*", count) or int(count or 247) < 3 or given:
-        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 on, and no option "
-                       "for reading folders")
+    if not re.fullmatch(r"\d{0,5}", count) or int(count or 247) < 3 or given:
+        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 to 99999, and no "
+                       "option for reading folders")
     images, masks = phantoms(int(count or 247))
     return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
 
@@ -675,7 +731,8 @@ def read_clean(data, clean, classes, names, reading):
         raise BadInput(f"--clean {clean}: phantoms bring their clean labels; leave --clean out")
     own = dict(reading)
     for option in ("images", "masks"):  # names hold for both folders, paths lead to `data`
-        own[option] = [name for name in reading.get(option) or [] if not Path(name).is_dir()]
+        own[option] = [name for name in reading.get(option) or []
+                       if len(Path(name).parts) == 1 or not Path(name).is_dir()]
     clean_classes, clean_names, _, truth = read_folder(clean, **own)
     if (clean_classes, clean_names) != (classes, names):
         raise BadInput(f"{clean}: {len(clean_names)} cases of {', '.join(clean_classes)}; --clean "
@@ -710,6 +767,9 @@ def load_images(data, size, **reading):
     names = [file.path.stem for file in files]
     if len(set(names)) < len(names):
         names = [(file.folder / file.path.stem).as_posix() for file in files]
+    if len(set(names)) < len(names):
+        raise BadInput(f"{data}: several images are called {max(names, key=names.count)}; "
+                       "rename them")
     exif = reading.get("exif", True)
     images = [resize(read_image(file.path, notes, exif), GRID) for file in files]
     print(f"{data}: {len(names)} images, and {len(masks)} masks, which are not read")

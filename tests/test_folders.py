@@ -187,6 +187,22 @@ def test_a_path_below_the_folder_can_be_said(tmp_path, monkeypatch):
     check("in", classes=("heart",), masks=["in/heart"])
 
 
+def test_a_path_may_be_said_in_another_way(tmp_path, monkeypatch):
+    write_cases(tmp_path / "set")
+    (tmp_path / "set/images").rename(tmp_path / "set/raw")
+    os.symlink(tmp_path / "set", tmp_path / "link")
+    monkeypatch.chdir(tmp_path / "set/raw")
+    for ways in ({"images": [str(tmp_path / "link/raw")]}, {"images": ["../raw"]},
+                 {"images": ["../raw"], "masks": ["../heart"]}):
+        check(tmp_path / "set", classes=("heart",), **ways)
+
+
+def test_long_equal_names_pair_at_once():
+    name = "a1-b2-c3-d4_e5_f6_g7_h8_i9-j10-k11_l12_m13_n14_o15_p16_q17_r18_{}_s19_t20_u21_v22_w23"
+    names = [name.format(k) for k in range(2000)]
+    assert data.match_names(names, names) == dict(zip(names, names))  # else it takes minutes
+
+
 def test_names_pair_whole_numbers_and_not_beginnings():
     assert data.match_names(["1", "11", "12"], ["11", "12"]) == {"11": "11", "12": "12"}
     assert data.match_names(["1_t", "2_t", "10_t"], ["m_10", "m_1"]) == {
@@ -205,6 +221,9 @@ def test_images_without_labels(tmp_path, capsys):
     assert "3 images, and 0 masks" in capsys.readouterr().out
     write(tmp_path / "images/1.png", picture(1, 256))
     assert data.load_images(tmp_path, 128)[0] == ["1", "10", "2", "images/1"]
+    write(tmp_path / "images/1.bmp", picture(3, 256))
+    with pytest.raises(data.BadInput, match="several images are called images/1; rename them"):
+        data.load_images(tmp_path, 128)
 
 
 # ------------------------------------------------------------------------------- silent damage
@@ -268,6 +287,31 @@ def test_fault_2_the_reading_that_fits_the_mask_is_taken(tmp_path, capsys):
     assert "3 image(s) turned as EXIF says, unless only unturned fits" in capsys.readouterr().out
     stored = np.rot90(wide[1].T)
     assert np.abs(images[0] - data.resize(np.ascontiguousarray(stored), 256).astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("tag", [3, 6])
+def test_fault_2_a_mask_with_a_tag_is_turned_as_well(tag, tmp_path):
+    write_cases(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    for i in NUMBERS:
+        (tmp_path / f"images/{i}.png").unlink()
+        write_turned(tmp_path / f"images/{i}.jpg", picture(i), tag)
+        stored = disc(i)[::-1, ::-1] if tag == 3 else np.rot90(disc(i))
+        write(tmp_path / f"heart/{i}.png", np.ascontiguousarray(stored), exif=exif)
+    check(tmp_path, classes=("heart",))
+
+
+def test_fault_2_a_faulty_exif_block_is_no_obstacle(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    block = bytearray(exif.tobytes())
+    first = block.index(b"\x00\x01")  # the number of tags, big-endian: make room for a second one
+    block = block[:first] + b"\x00\x02" + block[first + 2:first + 14]
+    block += struct.pack(">HHI4s", 0x011A, 2, 3, b"72\0\0")  # a resolution that is a text
+    write(tmp_path / "x.jpg", picture(1), exif=bytes(block) + bytes(4), quality=100)
+    turned = data.read_image(tmp_path / "x.jpg", data.Counter())
+    assert np.abs(turned - picture(1)[::-1, ::-1].astype(int)).mean() < 3
 
 
 def test_fault_2_turned_tiffs_are_refused(tmp_path):
@@ -459,17 +503,44 @@ def test_fault_10_all_classes_are_named_and_can_be_chosen(tmp_path, capsys):
     assert "3 picture(s) passed over in mask" in capsys.readouterr().out
 
 
-def test_fault_10_palette_masks_count_indices(tmp_path, capsys):
+def write_palette(path, indices, colours):
+    """A palette PNG of indices (H, W)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette([part for colour in colours for part in colour])
+    image.save(path)
+
+
+def test_fault_10_palette_masks_count_indices_or_colours(tmp_path, capsys):
     for i in NUMBERS:
         write(tmp_path / f"images/{i}.png", picture(i))
-        (tmp_path / "labels").mkdir(exist_ok=True)
-        palette = Image.fromarray(two_values(i, 1, 2))
-        palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
-        palette.save(tmp_path / f"labels/{i}.png")
+        write_palette(tmp_path / f"labels/{i}.png", two_values(i, 1, 2),
+                      [(0, 0, 0), (128, 0, 0), (0, 128, 0)])
     check(tmp_path, classes=("cells",), values=data.label_values("cells=1,cells=2"))
-    with pytest.raises(data.BadInput, match="every mask of cells is empty"):
-        data.read_folder(tmp_path, values=data.label_values("cells=128-0-0,cells=0-128-0"))
     assert "values 0, 1, 2" in capsys.readouterr().out
+    check(tmp_path, classes=("cells",), values=data.label_values("cells=128-0-0,cells=0-128-0"))
+    assert "values 0, 1000128000, 1128000000" in capsys.readouterr().out
+
+
+def test_fault_10_a_palette_counts_whichever_of_its_colours_a_file_uses(tmp_path):
+    for i in NUMBERS:
+        write(tmp_path / f"images/{i}.png", picture(i))
+        indices = two_values(i, 1, 1)
+        if i == 1:
+            indices[:8, :8] = 2
+        write_palette(tmp_path / f"labels/{i}.png", indices,
+                      [(0, 0, 0), (128, 128, 128), (128, 0, 0)])
+    _, _, _, masks = data.read_folder(tmp_path, values=data.label_values("cells=1,dirt=2"))
+    assert np.array_equal(masks.any(axis=(2, 3)), [[True, True], [True, False], [True, False]])
+
+
+def test_fault_10_foreground_is_not_replaced(tmp_path):
+    write_cases(tmp_path, masks="foreground")
+    for i in NUMBERS:
+        write(tmp_path / f"background_mask/{i}.png", disc(i, part="left"))
+    classes, _, _, masks = data.read_folder(tmp_path)
+    assert classes == ("background_mask", "foreground")
+    assert masks[:, 1].sum() > masks[:, 0].sum()
 
 
 def test_fault_12_split_by_patient():
@@ -480,8 +551,9 @@ def test_fault_12_split_by_patient():
     assert not {names[i][:2] for i in training} & {names[i][:2] for i in test}
     with pytest.raises(data.BadInput, match="not found in p0_0"):
         data.split_by_group(names, "q", 0)
-    with pytest.raises(data.BadInput, match="no regular expression"):
-        data.split_by_group(names, "(", 0)
+    for pattern in ("(", "a{99999999999}"):
+        with pytest.raises(data.BadInput, match="no regular expression"):
+            data.split_by_group(names, pattern, 0)
 
 
 def test_fault_13_very_large_pictures_are_read(tmp_path, monkeypatch, recwarn):
@@ -689,6 +761,22 @@ def no_background(root):
     write(root / "heart/1.png", disc(1) * np.uint8(2) + np.uint8(1))
 
 
+def blurred_colours(root):
+    coloured = np.stack([disc(1) * np.uint8(255)] * 2 + [disc(0) * np.uint8(0)], axis=-1)
+    (root / "heart/1.png").unlink()
+    write(root / "heart/1.jpg", coloured)
+
+
+def no_pictures_of_a_class(root):
+    (root / "lungs").mkdir()
+    for name in ("1.dcm", "2.dcm", "10.dcm", "README.txt"):
+        (root / "lungs" / name).write_text("x")
+
+
+def no_visible_pictures_of_a_class(root):
+    write(root / "lungs/.hidden/1.png", disc(1))
+
+
 def inverted(root):
     change_all(root, np.invert)
 
@@ -740,6 +828,9 @@ BAD = [  # what is done to a good folder, and what the one line must say
     (large_mask, r"images/1.png: shape \(64, 64\), masks \(64, 64\), \(128, 128\); make"),
     (other_shape, r"images/1.png: shape \(64, 64\), masks \(40, 64\); make alike"),
     (three_colours, "heart has the values 0, 255, 1000000255, .*1RRRGGGBBB.* --values"),
+    (blurred_colours, "1.jpg: heart has the values .* come from blurring, .* as grey PNG"),
+    (no_pictures_of_a_class, "lungs: no picture can be read"),
+    (no_visible_pictures_of_a_class, "lungs: no picture can be read"),
     (other_grey, "10.png: heart has the values 0, 7, 255 "),
     (no_background, "1.png: heart has the values 1, 3 "),
     (inverted, "seem inverted"),

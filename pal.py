@@ -213,7 +213,8 @@ def area_trend(losses, labels, weights):
     An untrained U-Net's loss depends on the area, and the QAM would sort labels by area. Per class
     a line of losses (N, classes) over areas is fitted; labels are masks (N, classes, H, W) or their
     areas (N, classes, 1, 1); weights (N,) should be those of lambda = 2 or more, lest bad labels
-    bend it. It explains the only label of another area entirely; areas within 1e-6 count as equal.
+    bend it. It explains the only label of another area entirely, and so any two labels; areas
+    within 1e-6 count as equal.
     """
     losses = per_class(losses.detach())
     areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the picture

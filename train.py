@@ -457,8 +457,8 @@ def parse_arguments(argv=None):
     add("--size", type=bounded_number(int, 1), default=128,
         help="height and width of the pictures that the networks see, in pixels")
     add("--epochs", type=bounded_number(int, 1), default=40, help="passes over the training data")
-    add("--batch", type=bounded_number(int, 2), default=16,
-        help="samples over which the weights sum to 1; use 8 or more")
+    add("--batch", type=bounded_number(int, 3), default=16,
+        help="samples over which the weights sum to 1; better 8 or more")
     add("--lr", type=bounded_number(float, 0), default=1e-2,
         help="the U-Net's learning rate, at its highest")
     add("--qam-lr", type=bounded_number(float, 0), default=4e-4,

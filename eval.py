@@ -93,7 +93,7 @@ def run_main(main):
             raise
         stop(OUT_OF_MEMORY, 2)
     except KeyboardInterrupt:
-        stop("interrupted; a run goes on after its last finished epoch with --resume", 130)
+        stop("interrupted; train.py goes on after its last finished epoch with --resume", 130)
 
 
 def stop(reason, code):
@@ -142,9 +142,12 @@ def write_csv(path, rows):
 def read_run(folder):
     """Settings and metrics of a finished run; BadInput where train.py did not write them."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        settings = json.loads((folder / "config.json").read_text())["arguments"]
         metrics = json.loads((folder / "metrics.json").read_text())
-        return config["arguments"], metrics
+        for name in ("data", "strategy", "noise", "band", "seed"):
+            settings[name]
+        metrics["dice"]["average"], metrics["audit"]["training"]
+        return settings, metrics
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise data.BadInput(f"{folder}: config.json or metrics.json is not of train.py, or damaged "
                             f"({error}); give a folder of runs alone") from None
@@ -167,6 +170,16 @@ def read_checkpoint(path):
         raise data.BadInput(f"{path}: no checkpoint of this version of train.py, it lacks "
                             f"{', '.join(sorted(missing))}; train again")
     return checkpoint
+
+
+def load_states(checkpoint, parts, folder):
+    """Brings {name: network, optimiser or schedule} to their states in the checkpoint of a run."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint[name])
+    except (RuntimeError, ValueError, KeyError):
+        raise data.BadInput(f"{folder}: networks of another version of pal.py; "
+                            "train again") from None
 
 
 def case_digests(*parts):
@@ -316,6 +329,16 @@ RANKINGS = {"score": ("score", "low"), "loss": ("loss", "high"),
             "softmin": ("quality", "low"), "ranks": ("rank", "high")}
 
 
+def share_among_worst(noisy, badness, count):
+    """The share of noisy labels among the `count` worst of (N,), as expected where ties are drawn
+    by lot.
+    """
+    limit = np.sort(badness)[-count]
+    worse, tied = badness > limit, badness == limit
+    found = noisy[worse].sum() + noisy[tied].mean() * (count - worse.sum())
+    return float(found / count)
+
+
 def detection_metrics(rows):
     """How well each ranking finds the noisy labels among `rows`; None where all are of one kind.
 
@@ -331,9 +354,9 @@ def detection_metrics(rows):
         badness = np.array([row[column] for row in rows])
         if bad_end == "low":
             badness = -badness
-        worst = noisy[np.argsort(-badness, kind="stable")]
-        figures[name] = {"auroc": auroc(badness, noisy), "precision_10": float(worst[:10].mean()),
-                         "recall": float(worst[:noisy.sum()].mean())}
+        figures[name] = {"auroc": auroc(badness, noisy),
+                         "precision_10": share_among_worst(noisy, badness, min(10, len(noisy))),
+                         "recall": share_among_worst(noisy, badness, noisy.sum())}
     return figures
 
 
@@ -539,34 +562,38 @@ def found_by(group, ranking, part="training"):
     return values
 
 
+def may_be_compared(settings, classes):
+    """Whether Dice may stand beside the paper's: its organs, on radiographs, with labels alike."""
+    is_real = not settings["data"].startswith("phantoms") and not settings.get("clean")
+    return is_real and tuple(classes) == (*data.CLASSES, "average")
+
+
 def table_row(group, varied, full):
-    """The row of runs that differ in their seed alone: {title of a column: text}."""
+    """The row of runs that differ in their seed alone: (title of a column, text) pairs."""
     settings, metrics = group[0]
     classes = list(metrics["dice"])
-    paper = None
-    if not settings["data"].startswith("phantoms"):
-        paper = paper_row(settings, classes)
-    row = {"noise": str(settings["noise"]), "band": settings["band"]}
+    paper = paper_row(settings, classes) if may_be_compared(settings, classes) else None
+    row = [("noise", str(settings["noise"])), ("band", settings["band"])]
     if "noise_kind" in varied:
-        row["kind"] = settings["noise_kind"]
-    row["strategy"] = settings["strategy"]
+        row.append(("kind", settings["noise_kind"]))
+    row.append(("strategy", settings["strategy"]))
     if full:
         for c, name in enumerate(classes[:-1]):
-            row[name] = mean_and_spread(metrics["dice"][name] for _, metrics in group)
-            if paper:
-                row[name] += f" ({paper[c]:.3f})"
-    row["average"] = mean_and_spread(metrics["dice"]["average"] for _, metrics in group)
-    row["paper"] = f"{paper[-1]:.3f}" if paper else "-"
-    row["AUROC by score"] = mean_and_spread(found_by(group, "score"))
-    row["by loss"] = mean_and_spread(found_by(group, "loss"))
-    row["by mean rank"] = mean_and_spread(found_by(group, "ranks"))
+            dice = mean_and_spread(metrics["dice"][name] for _, metrics in group)
+            row.append((name, f"{dice} ({paper[c]:.3f})" if paper else dice))
+    row += [("average", mean_and_spread(metrics["dice"]["average"] for _, metrics in group)),
+            ("paper", f"{paper[-1]:.3f}" if paper else "-"),
+            ("AUROC by score", mean_and_spread(found_by(group, "score"))),
+            ("by loss", mean_and_spread(found_by(group, "loss"))),
+            ("by mean rank", mean_and_spread(found_by(group, "ranks")))]
     if full:
-        row["by softmin"] = mean_and_spread(found_by(group, "softmin"))
-        row["by score, unseen"] = mean_and_spread(found_by(group, "score", "unseen"))
-    row["seeds"] = " ".join(str(seed) for seed in sorted(settings["seed"] for settings, _ in group))
+        row += [("by softmin", mean_and_spread(found_by(group, "softmin"))),
+                ("by score, unseen", mean_and_spread(found_by(group, "score", "unseen")))]
+    seeds = sorted(settings["seed"] for settings, _ in group)
+    row.append(("seeds", " ".join(map(str, seeds))))
     for name in varied:
         if name != "noise_kind":
-            row[name] = str(settings[name])
+            row.append((f"--{name.replace('_', '-')}", str(settings[name])))
     return row
 
 
@@ -575,10 +602,10 @@ def print_table(folder, full=False):
     runs = read_runs(folder)
     varied = varied_settings(runs)
     rows = [table_row(group, varied, full) for group in groups_of(runs, varied)]
-    print("| " + " | ".join(rows[0]) + " |")
+    print("| " + " | ".join(title for title, _ in rows[0]) + " |")
     print("|" + "---|" * len(rows[0]))
     for row in rows:
-        print("| " + " | ".join(row.values()) + " |")
+        print("| " + " | ".join(text for _, text in row) + " |")
 
 
 def results_chart(folder, band="5-13"):
@@ -592,15 +619,17 @@ def results_chart(folder, band="5-13"):
             runs.append((settings, metrics))
     if not runs:
         raise data.BadInput(f"{folder}: no runs without noise or with a band of {band} to draw")
-    alike = {}
+    varied, alike = varied_settings(runs), {}
     for settings, metrics in runs:
-        others = str([settings[name] for name in varied_settings(runs)])
+        others = str([settings[name] for name in varied])
         alike.setdefault(others, []).append((settings, metrics))
-    runs = max(alike.values(), key=len)
-    settings, metrics = runs[0]
-    papers = paper_curves(band) if tuple(metrics["dice"]) == (*data.CLASSES, "average") else {}
+    drawn = max(alike.values(), key=len)
+    if len(drawn) < len(runs):
+        print(f"chart: {len(drawn)} of {len(runs)} runs, the most that differ in nothing else")
+    settings, metrics = drawn[0]
+    papers = paper_curves(band) if may_be_compared(settings, metrics["dice"]) else {}
     title = f"{Path(settings['data']).name}, noise of {band} pixels"
-    return draw_results(title, our_curves(runs), papers)
+    return draw_results(title, our_curves(drawn), papers)
 
 
 def our_curves(runs):
@@ -630,8 +659,10 @@ def draw_results(title, ours, papers):
     colours = {"baseline": NOISY, "qam": ORANGE, "qam+ocm": CLEAN, "oracle": GREEN}
     entries = [(names[strategy], colours[strategy], "line") for strategy in ours]
     entries += [(f"paper: {names[strategy]}", colours[strategy], "dashes") for strategy in papers]
-    points = [point for curve in (*ours.values(), *papers.values()) for point in curve]
-    shares, dice = sorted({point[0] for point in points}), [point[1] for point in points]
+    points = [point for curve in papers.values() for point in curve]
+    for noise, mean, spread in (point for curve in ours.values() for point in curve):
+        points += [(noise, mean - spread), (noise, mean + spread)]  # the ends of the error bar
+    shares, dice = sorted({share for share, _ in points}), [value for _, value in points]
     panel = axes(title, entries, "share of noisy labels", "average Dice on clean test labels",
                  [(share, f"{share:.0%}") for share in shares], ticks(min(dice), max(dice), 5),
                  (-0.03, shares[-1] + 0.03), (700, 440))
@@ -727,12 +758,16 @@ def draw_dot(draw, x, y, radius, colour):
 def axes(title, entries, x_label, y_label, x_ticks, y_ticks, x_range, size):
     """An empty chart of `size` (width, height), with title, legend, grid and axes -> Panel.
 
-    entries: as for `legend`. x_range bounds the panel, and so do the first and the last of y_ticks.
+    A legend of several lines makes it higher. entries: as for `legend`. x_range bounds the panel,
+    and so do the first and the last of y_ticks.
     """
-    canvas = Image.new("RGB", (2 * size[0], 2 * size[1]), WHITE)
-    draw, font = ImageDraw.Draw(canvas), text_font(28)
+    font = text_font(28)
     left = 80 + int(max(font.getlength(text) for _, text in y_ticks))
-    right, bottom = canvas.width - 40, canvas.height - 108
+    right = 2 * size[0] - 40
+    nowhere = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    more = int(legend(nowhere, entries, left, right, 0, 28))  # height, for a legend of many lines
+    canvas = Image.new("RGB", (2 * size[0], 2 * size[1] + more), WHITE)
+    draw, bottom = ImageDraw.Draw(canvas), canvas.height - 108
     draw.text((left, 48), title, TEXT, fitted_font(title, right - left, 36), anchor="lm")
     top = legend(draw, entries, left, right, 96, 28) + 48  # above the panel it hides no curve
     panel = Panel(canvas, (left, top, right, bottom), x_range, (y_ticks[0][0], y_ticks[-1][0]))
@@ -1096,12 +1131,7 @@ def open_run(folder, device):
         raise data.BadInput(f"{folder}: found no checkpoint.pt; give a run folder of train.py")
     checkpoint = read_checkpoint(folder / "checkpoint.pt")
     unet, qam = build_networks(checkpoint["arguments"], checkpoint["classes"], device)
-    try:
-        unet.load_state_dict(checkpoint["unet"])
-        qam.load_state_dict(checkpoint["qam"])
-    except RuntimeError:
-        raise data.BadInput(f"{folder}: networks of another version of pal.py; "
-                            "train again") from None
+    load_states(checkpoint, {"unet": unet, "qam": qam}, folder)
     return checkpoint, unet, qam
 
 
@@ -1127,22 +1157,31 @@ def evaluate_run(run, device):
     print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {run}")
 
 
+def make_folder(out, source):
+    """Makes a folder for what comes of the data in `source`, which source.txt in it names."""
+    out.mkdir(exist_ok=True)
+    (out / "source.txt").write_text(str(source))
+
+
 def evaluate_folder(run, folder, reading, device):
     """The networks of a run on all images of a folder: Dice and suspects, or predicted masks where
     there are no labels. All is written below the run folder.
     """
     checkpoint, unet, qam = open_run(run, device)
     size, classes = checkpoint["arguments"]["size"], checkpoint["classes"]
-    out = run / f"on-{Path(folder).absolute().name.replace(':', '')}"
+    source = Path(folder).absolute()
+    out = run / f"on-{source.name.replace(':', '')}"
+    if (out / "source.txt").exists() and (out / "source.txt").read_text() != str(source):
+        raise data.BadInput(f"{out} is of {(out / 'source.txt').read_text()}; move it away first")
     if not data.has_labels(folder, **reading):
         names, images = data.load_images(folder, size, **reading)
-        out.mkdir(exist_ok=True)
+        make_folder(out, source)
         write_predictions(out, names, images, predict_array(unet, images, device), classes)
         print(f"no labels; predictions.png and the predicted masks, a folder a class, are in {out}")
         return
     found, cases = data.load_all(folder, size, **reading)
     check_classes(found, classes, run)
-    out.mkdir(exist_ok=True)
+    make_folder(out, source)
     lam = checkpoint["log"][-1]["lam"]
     metrics, rows = evaluate(unet, qam, classes, cases, cases, device, lam)
     write_report(out, unet, classes, cases, rows, [], device)
@@ -1168,11 +1207,13 @@ def main(argv=None):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (options.full or options.chart) and not options.table:
         raise data.BadInput("--full and --chart go with --table")
+    if options.table and (options.run or options.data is not None):
+        raise data.BadInput("--table goes without a run and without --data")
     if options.table:
         print_table(options.table, options.full)
         if options.chart:
             results_chart(options.table).save(options.chart, "PNG")
-    elif options.data:
+    elif options.data is not None:
         evaluate_folder(options.run, options.data, reading, device)
     elif any(value != parser.get_default(name) for name, value in reading.items()):
         raise data.BadInput("options that say how to read a folder go with --data; "

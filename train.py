@@ -157,10 +157,9 @@ def train(arguments):
     if (out / "checkpoint.pt").exists():
         checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt")
         evaluation.check_unchanged(checkpoint, training, test)
-        for name, part in parts.items():
-            part.load_state_dict(checkpoint[name])
+        evaluation.load_states(checkpoint, parts, out)
         state.update({name: checkpoint[name] for name in ("log", "label_weights", "lam")})
-    if (out / "metrics.json").exists():
+    if (out / "metrics.json").exists() and (out / "curves.png").exists():  # the last one written
         print(f"{out} is finished")
         evaluation.print_results(settings, evaluation.read_run(out)[1])
         return release(lock)
@@ -200,10 +199,10 @@ def train(arguments):
     metrics.update({"seconds": seconds, "peak_memory_mb": peak_memory_mb(device)})
     evaluation.write_json(out / "metrics.json", metrics)
     evaluation.print_results(settings, metrics)
-    evaluation.write_report(out, unet, classes, training, rows, log, device)
     if training.noisy.any():
         weights = torch.stack(state["label_weights"]).numpy()  # (epochs, N)
         evaluation.weights_film(out / "weights.gif", weights, training.operation)
+    evaluation.write_report(out, unet, classes, training, rows, log, device)
     release(lock)
 
 
@@ -294,7 +293,7 @@ def run_folder(arguments, settings):
         raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another "
                        "--out")
     if not (out / "config.json").exists():
-        if not out.is_dir() or any(out.iterdir()):
+        if not out.is_dir() or {path.name for path in out.iterdir()} - {"lock"}:
             raise BadInput(f"{out} is not a run folder, there is no config.json in it; choose "
                            "another --out")
         return out
@@ -328,19 +327,20 @@ def folder_name(arguments, settings):
 def lock_folder(out):
     """Makes the run folder and keeps other processes out while this one lives: the lock file.
 
-    The operating system drops the lock when a process dies. On Windows nothing is locked.
+    The operating system drops the lock when a process dies. On Windows, and on some network drives,
+    nothing is locked.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = open(out / "lock", "a+")
     try:
         import fcntl
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        return file
-    except OSError:
+    except BlockingIOError:
         file.seek(0)
         raise BadInput(f"{out} is in use by {file.read()}; wait for it, or choose another "
                        "--out") from None
+    except (ImportError, OSError):
+        return file
     file.truncate(0)
     file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S on %d %B')}")
     file.flush()
@@ -454,20 +454,20 @@ def parse_arguments(argv=None):
     add("--lam", type=bound_or_auto, default="auto",
         help="lambda of eq. (2), or auto: from 1/2 to 2, larger early in the training and the "
              "more labels both networks reject")
-    add("--size", type=bounded_number(int, 1), default=128,
+    add("--size", type=bounded_number(int, 1, 10 ** 4), default=128,
         help="height and width of the pictures that the networks see, in pixels")
     add("--epochs", type=bounded_number(int, 1), default=40, help="passes over the training data")
     add("--batch", type=bounded_number(int, 3), default=16,
         help="samples over which the weights sum to 1; better 8 or more")
-    add("--lr", type=bounded_number(float, 0), default=1e-2,
+    add("--lr", type=bounded_number(float, 0, 1e30), default=1e-2,
         help="the U-Net's learning rate, at its highest")
-    add("--qam-lr", type=bounded_number(float, 0), default=4e-4,
+    add("--qam-lr", type=bounded_number(float, 0, 1e30), default=4e-4,
         help="the QAM's learning rate, at its highest")
     add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
         help="hide from the QAM what the area of a label alone predicts of its loss")
     add("--augment", action=argparse.BooleanOptionalAction, default=True,
         help="shift, scale and turn images and labels a little")
-    add("--width", type=bounded_number(int, 1), default=8,
+    add("--width", type=bounded_number(int, 1, 10 ** 7), default=8,
         help="channels of the U-Net at full size")
     add("--seed", type=bounded_number(int, 0, 2 ** 31), default=0,
         help="of split, noise, networks and order of the data")
@@ -498,7 +498,7 @@ def choose_device(name, precision):
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"--device {name}: {reason}; leave --device out") from None
     if precision != "auto":

@@ -96,6 +96,15 @@ def test_bad_arguments_of_eval_get_one_line(arguments, tmp_path, monkeypatch):
     assert str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_contradictions_of_eval_get_one_line(finished):
+    out = str(finished[0])
+    for arguments in ([out, "--table", out], ["--table", out, "--data", "phantoms:3"]):
+        with pytest.raises(data.BadInput, match="--table goes without a run and without --data"):
+            evaluation.main(arguments)
+    with pytest.raises(data.BadInput, match="no images|no such folder|found 0 images"):
+        evaluation.main([out, "--data", ""])
+
+
 # ---------------------------------------------------------------------------- files of a run folder
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -243,6 +252,14 @@ def test_tables_agree_with_the_metrics(finished):
     assert all((row["operation"] == "") == (row["pixels"] == "0") for row in rows)
 
 
+def test_ties_at_the_limit_count_in_part():
+    noisy = np.array([True, True, False, False, False])
+    share = evaluation.share_among_worst
+    assert share(noisy, np.zeros(5), 2) == share(noisy[::-1], np.zeros(5), 2) == 0.4
+    assert share(noisy, np.array([3.0, 1, 2, 1, 0]), 2) == 0.5
+    assert share(noisy, np.array([3.0, 1, 2, 1, 0]), 3) == pytest.approx((1 + 0 + 0.5) / 3)
+
+
 def test_suspects_are_sorted_by_the_combined_ranking(finished):
     out, printed = finished
     rows, suspects = read_csv(out / "labels.csv"), read_csv(out / "suspects.csv")
@@ -276,7 +293,7 @@ def test_images_without_labels_get_predicted_masks(finished, tmp_path):
     done = run("eval.py", run_folder, "--data", tmp_path / "new")
     assert done.returncode == 0 and "predicted masks" in done.stdout, done.stderr
     out = run_folder / "on-new"
-    assert {path.name for path in out.iterdir()} == {"predictions.png", *data.CLASSES}
+    assert {path.name for path in out.iterdir()} == {"predictions.png", "source.txt", *data.CLASSES}
     _, unet, _ = evaluation.open_run(run_folder, torch.device("cpu"))
     names, pictures = data.load_images(tmp_path / "new", 64)
     expected = evaluation.predict(unet, torch.from_numpy(pictures)).numpy()
@@ -296,6 +313,9 @@ def test_another_folder_with_labels_gets_figures(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "this run" in done.stdout and "the paper" not in done.stdout
     assert len(read_csv(run_folder / "on-other" / "suspects.csv")) == 4
+    shutil.move(tmp_path / "other", tmp_path / "elsewhere/other")
+    done = run("eval.py", run_folder, "--data", tmp_path / "elsewhere/other")
+    assert one_line(done) and f"on-other is of {tmp_path}/other; move it away" in done.stderr
 
 
 def test_data_of_other_classes_are_refused(finished, tmp_path):
@@ -399,9 +419,34 @@ def test_settings_that_vary_have_a_column_and_an_order(finished, tmp_path, capsy
         settings = {"batch": batch, "strategy": strategy}
         write_run(tmp_path / f"{batch}{strategy}", finished, settings, 0.5)
     rows = table_of(tmp_path, capsys)
-    assert [(row["strategy"], row["batch"]) for row in rows] == [
+    assert [(row["strategy"], row["--batch"]) for row in rows] == [
         ("baseline", "4"), ("baseline", "16"), ("qam+ocm", "4"), ("qam+ocm", "16"),
         ("oracle", "4"), ("oracle", "16")]
+
+
+def test_columns_of_one_name_do_not_replace_each_other(finished, tmp_path, capsys):
+    for paper in (True, False):
+        settings = {"data": "JSRT", "paper": paper}
+        write_run(tmp_path / "flag" / str(paper), finished, settings, 0.5)
+    rows = table_of(tmp_path / "flag", capsys)
+    assert [(row["paper"], row["--paper"]) for row in rows] == [
+        ("0.912", "False"), ("0.912", "True")]
+    metrics = write_run(tmp_path / "classes" / "run", finished, {}, 0.5)
+    metrics["dice"] = {"noise": 0.1, "seeds": 0.2, "average": 0.15}
+    (tmp_path / "classes" / "run" / "metrics.json").write_text(json.dumps(metrics))
+    evaluation.main(["--table", str(tmp_path / "classes"), "--full"])
+    cells = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")
+    assert cells[:6] == ["0.5", "5-13", "qam+ocm", "0.100", "0.200", "0.150"]
+
+
+@pytest.mark.parametrize("name, content", [
+    ("metrics.json", "{}"), ("metrics.json", "[]"), ("config.json", '{"arguments": {}}'),
+    ("config.json", '{"arguments": null}'), ("config.json", "hello")])
+def test_reports_of_something_else_are_refused(name, content, finished, tmp_path):
+    write_run(tmp_path / "run", finished, {}, 0.5)
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(data.BadInput, match="is not of train.py, or damaged"):
+        evaluation.main(["--table", str(tmp_path)])
 
 
 def test_what_only_some_runs_know_has_no_column(finished, tmp_path, capsys):
@@ -430,10 +475,11 @@ def test_the_papers_averages_are_those_of_its_organs():
             assert (lungs + heart + clavicles) / 3 == pytest.approx(average, abs=0.0015)
 
 
-def test_the_chart_shows_the_runs_that_share_most_settings(finished, tmp_path, monkeypatch):
+def test_the_chart_shows_the_runs_that_share_most_settings(finished, tmp_path, monkeypatch,
+                                                           capsys):
     for noise, strategy, seed, dice in ((0.5, "oracle", 0, 0.8), (0.5, "oracle", 1, 0.9),
                                         (0, "baseline", 0, 0.7)):
-        settings = {"noise": noise, "strategy": strategy, "seed": seed}
+        settings = {"noise": noise, "strategy": strategy, "seed": seed, "data": "JSRT"}
         write_run(tmp_path / f"{noise}{seed}", finished, settings, dice)
     write_run(tmp_path / "other", finished, {"data": "phantoms:99"}, 0.1)
     write_run(tmp_path / "band", finished, {"band": "1-8"}, 0.2)
@@ -443,15 +489,29 @@ def test_the_chart_shows_the_runs_that_share_most_settings(finished, tmp_path, m
         shown.update(title=title, ours=ours, papers=papers)
     monkeypatch.setattr(evaluation, "draw_results", keep)
     evaluation.results_chart(tmp_path)
+    assert "chart: 3 of 4 runs" in capsys.readouterr().out
     assert list(shown["ours"]) == ["baseline", "oracle"]
     assert shown["ours"]["baseline"] == [(0, 0.7, 0.0)]
     assert shown["ours"]["oracle"][0] == pytest.approx((0.5, 0.85, 0.1 / 2 ** 0.5))
     assert shown["papers"]["qam"] == [(0, .898), (0.25, .781), (0.5, .714), (0.75, .636)]
+    write_run(tmp_path / "phantoms" / "a", finished, {}, 0.9)
+    evaluation.results_chart(tmp_path / "phantoms")
+    assert shown["papers"] == {}
     monkeypatch.undo()
     evaluation.main(["--table", str(tmp_path), "--chart", str(tmp_path / "chart.png")])
     picture = iio.imread(tmp_path / "chart.png")
     assert picture.shape[1] == 700
     assert has_colour(picture, evaluation.NOISY) and has_colour(picture, evaluation.GREEN)
+
+
+def test_error_bars_stay_in_the_chart(monkeypatch):
+    bounds = []
+    monkeypatch.setattr(evaluation, "axes",
+                        lambda *arguments, axes=evaluation.axes: bounds.append(arguments[5])
+                        or axes(*arguments))
+    evaluation.draw_results("title", {"qam": [(0.0, 0.9, 0.06), (0.5, 0.92, 0.09)]}, {})
+    values = [value for value, _ in bounds[0]]
+    assert values[0] <= 0.83 and values[-1] >= 1.01
 
 
 # ------------------------------------------------------------------------------------------- charts
@@ -482,6 +542,13 @@ def test_points_lie_where_the_axes_say():
     evaluation.draw_dots(panel, np.array([5]), np.array([1]), evaluation.PURPLE)
     found = np.argwhere((np.asarray(panel.canvas) == evaluation.PURPLE).all(axis=-1)).mean(axis=0)
     assert found == pytest.approx(corners[2][::-1], abs=1)
+
+
+def test_a_long_legend_makes_a_chart_higher():
+    curves = [("a class with a rather long name", np.ones(3), evaluation.CLEAN)]
+    few = evaluation.line_chart("title", curves, "x", "y")
+    many = evaluation.line_chart("title", 20 * curves, "x", "y")
+    assert few.size == (640, 420) and many.width == 640 and many.height > 550
 
 
 def test_dashes_cover_the_line_at_even_gaps():

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -287,6 +288,10 @@ def test_run_folders_are_named_after_the_settings():
     (["--batch", "2"], "--batch"),
     (["--strategy", "best"], "qam+ocm"),
     (["--device", "tpu9"], "tpu9"),
+    (["--device", "hpu"], "--device hpu"),
+    (["--size", "32000000000"], "--size: 32000000000 is not a whole number from 1 to 10000"),
+    (["--width", "99999999999999999999"], "--width"),
+    (["--lr", "1e38"], "--lr"),
     (["--epochs", "0"], "--epochs"),
     (["--nose", "0.5"], "--nose")])
 def test_bad_arguments_get_one_line_and_leave_nothing(arguments, message, tmp_path):
@@ -346,6 +351,41 @@ def test_a_run_folder_in_use_is_refused_and_a_left_lock_is_not(tmp_path):
         train.lock_folder(tmp_path)
     lock.close()
     train.lock_folder(tmp_path).close()
+
+
+def test_a_folder_with_a_left_lock_alone_can_be_used(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").write_text("process 1 since long ago")
+    done = run("train.py", *TINY, "--epochs", "1", "--out", tmp_path / "run", "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+def test_drives_that_know_no_locks_are_no_obstacle(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(38, "Function not implemented")
+    monkeypatch.setattr("fcntl.flock", unknown)
+    train.lock_folder(tmp_path).close()
+
+
+def test_a_run_stopped_while_drawing_is_drawn_by_resume(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for name in ("suspects.csv", "curves.png"):
+        (tmp_path / "run" / name).unlink()
+    done = run("train.py", *TINY, "--noise", "0.5", "--out", tmp_path / "run", "--resume")
+    assert done.returncode == 0 and "epoch " not in done.stdout, done.stderr
+    assert (tmp_path / "run" / "curves.png").exists()
+    assert (tmp_path / "run" / "suspects.csv").read_text() == (
+        finished[0] / "suspects.csv").read_text()
+
+
+def test_resume_refuses_networks_of_another_version(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path / "run")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    del checkpoint["unet"]["head.bias"]
+    torch.save(checkpoint, tmp_path / "run" / "checkpoint.pt")
+    done = run("train.py", *TINY, "--noise", "0.5", "--out", tmp_path / "run", "--resume")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "networks of another version of pal.py" in done.stderr
 
 
 def test_resume_refuses_other_settings(finished):

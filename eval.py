@@ -144,9 +144,10 @@ def read_run(folder):
     try:
         settings = json.loads((folder / "config.json").read_text())["arguments"]
         metrics = json.loads((folder / "metrics.json").read_text())
-        for name in ("data", "strategy", "noise", "band", "seed"):
-            settings[name]
-        metrics["dice"]["average"], metrics["audit"]["training"]
+        missing = {"data", "strategy", "noise", "band", "seed"} - set(settings)
+        missing |= {"dice", "audit"} - set(metrics)
+        if missing:
+            raise KeyError(", ".join(sorted(missing)))
         return settings, metrics
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise data.BadInput(f"{folder}: config.json or metrics.json is not of train.py, or damaged "
@@ -1157,10 +1158,21 @@ def evaluate_run(run, device):
     print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {run}")
 
 
-def make_folder(out, source):
-    """Makes a folder for what comes of the data in `source`, which source.txt in it names."""
+def folder_for(run, folder):
+    """Where the figures of a run on a data folder go; BadInput where those of another one are."""
+    out = run / f"on-{Path(folder).absolute().name.replace(':', '')}"
+    if (out / "source.txt").exists():
+        before = (out / "source.txt").read_text(encoding="utf-8", errors="surrogateescape")
+        if before != str(Path(folder).absolute()):
+            raise data.BadInput(f"{out} is of {before}; move it away first")
+    return out
+
+
+def make_folder(out, folder):
+    """Makes the folder that `folder_for` named; source.txt in it tells which data it is of."""
     out.mkdir(exist_ok=True)
-    (out / "source.txt").write_text(str(source))
+    (out / "source.txt").write_text(str(Path(folder).absolute()), encoding="utf-8",
+                                    errors="surrogateescape")
 
 
 def evaluate_folder(run, folder, reading, device):
@@ -1169,19 +1181,16 @@ def evaluate_folder(run, folder, reading, device):
     """
     checkpoint, unet, qam = open_run(run, device)
     size, classes = checkpoint["arguments"]["size"], checkpoint["classes"]
-    source = Path(folder).absolute()
-    out = run / f"on-{source.name.replace(':', '')}"
-    if (out / "source.txt").exists() and (out / "source.txt").read_text() != str(source):
-        raise data.BadInput(f"{out} is of {(out / 'source.txt').read_text()}; move it away first")
+    out = folder_for(run, folder)
     if not data.has_labels(folder, **reading):
         names, images = data.load_images(folder, size, **reading)
-        make_folder(out, source)
+        make_folder(out, folder)
         write_predictions(out, names, images, predict_array(unet, images, device), classes)
         print(f"no labels; predictions.png and the predicted masks, a folder a class, are in {out}")
         return
     found, cases = data.load_all(folder, size, **reading)
     check_classes(found, classes, run)
-    make_folder(out, source)
+    make_folder(out, folder)
     lam = checkpoint["log"][-1]["lam"]
     metrics, rows = evaluate(unet, qam, classes, cases, cases, device, lam)
     write_report(out, unet, classes, cases, rows, [], device)

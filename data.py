@@ -25,7 +25,8 @@ LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "clean", "group",
 PICTURES = set(".img .png .gif .bmp .tif .tiff .jpg .jpeg .webp .ppm .pgm".split())
 TEXTS = set(".txt .xml .json .csv .md .html .pfs".split())  # may lie in folders of their own
 CHOOSE = "wanted are images/ and a folder of masks per class; --images and --masks name others"
-HIDDEN = (".", "@eadir", "__macosx", "thumbs")  # so begin names of what is not for people
+# So begin names of what is not for people.
+HIDDEN = (".", "@eadir", "__macosx", "thumbs", "lost+found", "system volume", "$recycle")
 MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|1stho|2ndho|^gt$")  # in folder names
 IMAGE_WORD = re.compile("image|img")
 ORIENTATION = 0x0112  # the EXIF tag of a rotation; 0 and 1 are none
@@ -225,7 +226,7 @@ def is_hidden(name):
 
 def refuse(error):
     """For os.walk, which would pass over a folder that cannot be read; it may be a class."""
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, FileNotFoundError) and not is_hidden(Path(error.filename).name):
         raise error
 
 
@@ -242,10 +243,11 @@ def list_files(root, base, strict, notes):
             subfolders.clear()
             continue
         seen.add(true_path)
-        endings = {Path(name).suffix.lower() for name in names if not is_hidden(name)}
-        only_texts = bool(endings) and endings <= TEXTS
+        endings = [Path(name).suffix.lower() for name in names if not is_hidden(name)]
+        texts = sum(ending in TEXTS for ending in endings)
+        is_for_texts = endings and texts >= len(endings) / 2
         is_innermost = all(map(is_hidden, subfolders))
-        if strict and is_innermost and not endings & PICTURES and not only_texts:
+        if strict and is_innermost and not PICTURES & set(endings) and not is_for_texts:
             raise BadInput(f"{folder}: no picture can be read; use PNG, or remove it; {CHOOSE}")
         for path in [Path(folder, name) for name in names]:
             if path.suffix.lower() in PICTURES and not is_hidden(path.name):
@@ -463,9 +465,11 @@ def is_turned(picture):
     return picture.getexif().get(ORIENTATION, 1) in range(2, 9)
 
 
-def turned(picture):
-    """A picture turned as its tag says."""
-    picture.getexif()  # keeps the tag, while the block it stands in, perhaps faulty, is not needed
+def turned(picture, note, notes):
+    """A picture turned as its tag says, which is noted, or as it is where it has none."""
+    if not is_turned(picture):  # this keeps the tag; the block it stands in is perhaps faulty
+        return picture
+    notes[note] += 1
     picture.info.pop("exif", None)
     return ImageOps.exif_transpose(picture)
 
@@ -473,9 +477,9 @@ def turned(picture):
 def read_image(path, notes, exif=True):
     """An image file as grey (H, W) uint8, whatever its colours and depth."""
     picture = open_picture(path)
-    if exif and is_turned(picture):
-        picture = turned(picture)
-        notes["image(s) turned as EXIF says, unless only unturned fits masks; see --no-exif"] += 1
+    if exif:
+        note = "image(s) turned as EXIF says, unless only unturned fits masks; see --no-exif"
+        picture = turned(picture, note, notes)
     grey = to_array(picture)
     if grey.ndim == 3:
         grey = grey.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
@@ -492,14 +496,14 @@ def read_image(path, notes, exif=True):
     return (255 * scaled.clip(0, 1)).astype(np.uint8)
 
 
-def read_numbers(path, values, exif=True):
+def read_numbers(path, values, exif, notes):
     """A mask file as numbers (H, W): greys as they are, colours as `COLOUR` says; the indices of a
     coloured palette, where there are `values` and none of them is a colour; and alpha, where a mask
     is drawn upon transparency.
     """
     picture = open_picture(path)
-    if exif and is_turned(picture):
-        picture = turned(picture)
+    if exif:
+        picture = turned(picture, "mask(s) turned as EXIF says; see --no-exif", notes)
     numbers = to_array(picture)
     if values and has_coloured_palette(picture) and not asks_for_colours(values):
         numbers = np.asarray(picture)
@@ -540,7 +544,7 @@ def read_mask(path, folder, values, exif, seen, notes):
     """A mask file as bool (1, H, W); or a label picture as (classes, H, W), one for each of
     `values`. Adds its numbers to `seen`, a set of those in this folder so far.
     """
-    numbers = read_numbers(path, values, exif)
+    numbers = read_numbers(path, values, exif, notes)
     found = np.unique(numbers)
     if has_soft_edges(numbers, found):
         notes[f"mask(s) in {folder} with soft edges, cut at half or as --values says"] += 1

@@ -564,7 +564,9 @@ def found_by(group, ranking, part="training"):
 
 
 def may_be_compared(settings, classes):
-    """Whether Dice may stand beside the paper's: its organs, on radiographs, with labels alike."""
+    """Whether runs may stand beside the paper's in a table or chart: its organs, no phantoms, and
+    measured as it does.
+    """
     is_real = not settings["data"].startswith("phantoms") and not settings.get("clean")
     return is_real and tuple(classes) == (*data.CLASSES, "average")
 
@@ -1106,7 +1108,8 @@ def write_report(out, unet, classes, training, rows, log, device):
     suspect_sheet(unet, training, classes, rows, suspects[:12], device).save(out / "suspects.png")
     sample_sheet(unet, training, device).save(out / "samples.png")
     if log:
-        training_curves(log, classes).save(out / "curves.png")
+        curves = training_curves(log, classes)  # the last file: with it a run is finished
+        write_atomically(out / "curves.png", lambda other: curves.save(other, "PNG"))
 
 
 def write_predictions(out, names, images, found, classes):
@@ -1158,12 +1161,19 @@ def evaluate_run(run, device):
     print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {run}")
 
 
+def source_of(folder):
+    """A data folder's full path, links followed; "phantoms" and "phantoms:N" as they are."""
+    if str(folder).partition(":")[0] == "phantoms":
+        return str(folder)
+    return str(Path(folder).resolve())
+
+
 def folder_for(run, folder):
     """Where the figures of a run on a data folder go; BadInput where those of another one are."""
     out = run / f"on-{Path(folder).absolute().name.replace(':', '')}"
     if (out / "source.txt").exists():
         before = (out / "source.txt").read_text(encoding="utf-8", errors="surrogateescape")
-        if before != str(Path(folder).absolute()):
+        if before != source_of(folder):
             raise data.BadInput(f"{out} is of {before}; move it away first")
     return out
 
@@ -1171,8 +1181,7 @@ def folder_for(run, folder):
 def make_folder(out, folder):
     """Makes the folder that `folder_for` named; source.txt in it tells which data it is of."""
     out.mkdir(exist_ok=True)
-    (out / "source.txt").write_text(str(Path(folder).absolute()), encoding="utf-8",
-                                    errors="surrogateescape")
+    (out / "source.txt").write_text(source_of(folder), encoding="utf-8", errors="surrogateescape")
 
 
 def evaluate_folder(run, folder, reading, device):

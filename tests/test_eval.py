@@ -318,6 +318,17 @@ def test_another_folder_with_labels_gets_figures(finished, tmp_path):
     assert one_line(done) and f"on-other is of {tmp_path}/other; move it away" in done.stderr
 
 
+def test_a_folder_may_be_said_in_several_ways(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "set")
+    for ways in (["../set", str(tmp_path / "set"), "."], ["phantoms:3", "phantoms:3"]):
+        evaluation.make_folder(evaluation.folder_for(tmp_path / "run", ways[0]), ways[0])
+        for way in ways:
+            evaluation.folder_for(tmp_path / "run", way)
+        monkeypatch.chdir(tmp_path)
+
+
 def test_data_of_other_classes_are_refused(finished, tmp_path):
     images, masks = data.phantoms(4, size=64)
     write_folder(tmp_path, images, spleen=masks[:, 1])

@@ -197,10 +197,13 @@ def test_a_path_may_be_said_in_another_way(tmp_path, monkeypatch):
         check(tmp_path / "set", classes=("heart",), **ways)
 
 
-def test_long_equal_names_pair_at_once():
-    name = "a1-b2-c3-d4_e5_f6_g7_h8_i9-j10-k11_l12_m13_n14_o15_p16_q17_r18_{}_s19_t20_u21_v22_w23"
-    names = [name.format(k) for k in range(2000)]
-    assert data.match_names(names, names) == dict(zip(names, names))  # else it takes minutes
+def test_long_equal_names_pair_at_the_first_try(monkeypatch):
+    tried = []
+    monkeypatch.setattr(data, "shortened", lambda names, shortened=data.shortened: (
+        tried.append(part) or part for part in shortened(names)))
+    names = [f"a1-b2-c3_{k}_d4-e5-f6" for k in range(20)]
+    assert data.match_names(names, names) == dict(zip(names, names))
+    assert tried == [names, names]  # of hundreds of ways to shorten both
 
 
 def test_names_pair_whole_numbers_and_not_beginnings():
@@ -290,7 +293,7 @@ def test_fault_2_the_reading_that_fits_the_mask_is_taken(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("tag", [3, 6])
-def test_fault_2_a_mask_with_a_tag_is_turned_as_well(tag, tmp_path):
+def test_fault_2_a_mask_with_a_tag_is_turned_as_well(tag, tmp_path, capsys):
     write_cases(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = tag
@@ -300,6 +303,7 @@ def test_fault_2_a_mask_with_a_tag_is_turned_as_well(tag, tmp_path):
         stored = disc(i)[::-1, ::-1] if tag == 3 else np.rot90(disc(i))
         write(tmp_path / f"heart/{i}.png", np.ascontiguousarray(stored), exif=exif)
     check(tmp_path, classes=("heart",))
+    assert "3 mask(s) turned as EXIF says; see --no-exif" in capsys.readouterr().out
 
 
 def test_fault_2_a_faulty_exif_block_is_no_obstacle(tmp_path):
@@ -405,6 +409,29 @@ def test_fault_4_what_is_passed_over_is_counted(tmp_path, capsys):
     for ending in (".json", ".png", ".DS_Store", ".db"):
         assert f"1 file(s) passed over, hidden or no picture: {ending}\n" in out
     assert "3 folder(s) passed over: hidden, a run of train.py, or" in out
+
+
+def test_fault_4_folders_for_texts_are_passed_over(tmp_path):
+    write_cases(tmp_path)
+    for name in ("yolo/1.txt", "yolo/classes.names", "doc/LICENSE", "doc/README.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    check(tmp_path, classes=("heart",))
+
+
+def test_fault_4_an_unreadable_folder_is_an_error_unless_it_is_hidden(tmp_path, monkeypatch):
+    write_cases(tmp_path)
+
+    def walk(root, onerror, **options):
+        onerror(PermissionError(13, "Permission denied", str(tmp_path / name)))
+        yield from unlocked(root, **options)
+    unlocked = os.walk
+    monkeypatch.setattr(data.os, "walk", walk)
+    name = ".Trashes"
+    check(tmp_path, classes=("heart",))
+    name = "lungs"
+    with pytest.raises(PermissionError, match="lungs"):
+        data.read_folder(tmp_path)
 
 
 def test_fault_4_a_broken_link_is_an_error(tmp_path):

@@ -245,7 +245,7 @@ def list_files(root, base, strict, notes):
         seen.add(true_path)
         endings = [Path(name).suffix.lower() for name in names if not is_hidden(name)]
         texts = sum(ending in TEXTS for ending in endings)
-        is_for_texts = endings and texts >= len(endings) / 2
+        is_for_texts = len(endings) > 0 and texts >= len(endings) / 2
         is_innermost = all(map(is_hidden, subfolders))
         if strict and is_innermost and not PICTURES & set(endings) and not is_for_texts:
             raise BadInput(f"{folder}: no picture can be read; use PNG, or remove it; {CHOOSE}")
@@ -467,10 +467,10 @@ def is_turned(picture):
 
 def turned(picture, note, notes):
     """A picture turned as its tag says, which is noted, or as it is where it has none."""
-    if not is_turned(picture):  # this keeps the tag; the block it stands in is perhaps faulty
+    if not is_turned(picture):
         return picture
     notes[note] += 1
-    picture.info.pop("exif", None)
+    picture.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
     return ImageOps.exif_transpose(picture)
 
 

@@ -309,14 +309,17 @@ def effective_sample_size(weights):
     return float(weights.sum() ** 2 / (weights ** 2).sum())
 
 
-def label_rows(unet, qam, cases, device, lam):
+def label_rows(unet, qam, cases, device, lam, oracle=False):
     """A dict of numbers for each label of `cases`, the columns of labels.csv.
 
-    weight: times N, from a softmax over all labels at once; lam: the bound of eq. (2), or None.
+    weight: times N, from a softmax over all labels at once; lam: the bound of eq. (2), or None;
+    oracle: equal weights for the clean labels, 0 for the others, as in its training.
     """
     images, labels = torch.from_numpy(cases.images), torch.from_numpy(cases.labels)
     scores, losses, quality = score_labels(unet, qam, images.to(device), labels.to(device))
     weights = pal.quality_weights(torch.from_numpy(scores), lam).numpy() * len(scores)
+    if oracle:
+        weights = ~cases.noisy / np.mean(~cases.noisy)
     columns = {"name": cases.names, "noisy": cases.noisy.astype(int).tolist(),
                "operation": cases.operation, "pixels": cases.pixels.tolist(),
                "score": scores.tolist(), "weight": weights.tolist(), "loss": losses.tolist(),
@@ -361,13 +364,13 @@ def detection_metrics(rows):
     return figures
 
 
-def evaluate(unet, qam, classes, training, test, device, lam):
+def evaluate(unet, qam, classes, training, test, device, lam, oracle=False):
     """Metrics of a trained run, and the rows of the training labels.
 
     Dice on the clean test labels; audits of the training labels, and of test labels that were
-    corrupted alike but never trained on; lam: the bound of eq. (2) for the weights, or None.
+    corrupted alike but never trained on; lam, oracle: see `label_rows`.
     """
-    rows = label_rows(unet, qam, training, device, lam)
+    rows = label_rows(unet, qam, training, device, lam, oracle)
     unseen = None
     if test.noisy.any():
         unseen = detection_metrics(label_rows(unet, qam, test, device, lam))
@@ -563,19 +566,16 @@ def found_by(group, ranking, part="training"):
     return values
 
 
-def may_be_compared(settings, classes):
-    """Whether runs may stand beside the paper's in a table or chart: its organs, no phantoms, and
-    measured as it does.
-    """
-    is_real = not settings["data"].startswith("phantoms") and not settings.get("clean")
-    return is_real and tuple(classes) == (*data.CLASSES, "average")
+def comparable_row(settings, classes):
+    """`paper_row` for a table or a chart, where no word tells phantoms from radiographs."""
+    return None if settings["data"].startswith("phantoms") else paper_row(settings, classes)
 
 
 def table_row(group, varied, full):
     """The row of runs that differ in their seed alone: (title of a column, text) pairs."""
     settings, metrics = group[0]
     classes = list(metrics["dice"])
-    paper = paper_row(settings, classes) if may_be_compared(settings, classes) else None
+    paper = comparable_row(settings, classes)
     row = [("noise", str(settings["noise"])), ("band", settings["band"])]
     if "noise_kind" in varied:
         row.append(("kind", settings["noise_kind"]))
@@ -629,9 +629,9 @@ def results_chart(folder, band="5-13"):
     drawn = max(alike.values(), key=len)
     if len(drawn) < len(runs):
         print(f"chart: {len(drawn)} of {len(runs)} runs, the most that differ in nothing else")
-    settings, metrics = drawn[0]
-    papers = paper_curves(band) if may_be_compared(settings, metrics["dice"]) else {}
-    title = f"{Path(settings['data']).name}, noise of {band} pixels"
+    has_row = any(comparable_row(settings, metrics["dice"]) for settings, metrics in drawn)
+    papers = paper_curves(band) if has_row else {}
+    title = f"{Path(drawn[0][0]['data']).name}, noise of {band} pixels"
     return draw_results(title, our_curves(drawn), papers)
 
 
@@ -974,7 +974,7 @@ def film_frame(panel, names, weights, caption):
     for kind in KINDS:
         members = np.flatnonzero((names == kind) & np.isfinite(weights))
         draw_dots(frame, members, weights[members], KIND_COLOURS[kind])
-    shades = np.rint(np.asarray(finished(frame)) / 51) * 51  # six a channel: a small file
+    shades = np.rint(np.asarray(finished(frame)) / 17) * 17  # 16 a channel: a small file
     return shades.astype(np.uint8)
 
 
@@ -1154,7 +1154,8 @@ def evaluate_run(run, device):
     check_classes(found, classes, run)
     check_unchanged(checkpoint, training, test)
     last = checkpoint["log"][-1]
-    metrics, rows = evaluate(unet, qam, classes, training, test, device, last["lam"])
+    metrics, rows = evaluate(unet, qam, classes, training, test, device, last["lam"],
+                             settings["strategy"] == "oracle")
     metrics["warnings"] = warnings_of(settings, metrics, training, test, last["contradicted"])
     write_report(run, unet, classes, training, rows, checkpoint["log"], device)
     print_results(settings, metrics)

@@ -190,7 +190,7 @@ def train(arguments):
 
     # 5. Evaluation: figures first, so that nothing that goes wrong in drawing costs them
     metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device,
-                                        log[-1]["lam"])
+                                        log[-1]["lam"], arguments.strategy == "oracle")
     metrics["contradicted"] = log[-1]["contradicted"]
     metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test,
                                                  metrics["contradicted"])

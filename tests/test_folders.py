@@ -198,9 +198,13 @@ def test_a_path_may_be_said_in_another_way(tmp_path, monkeypatch):
 
 
 def test_long_equal_names_pair_at_the_first_try(monkeypatch):
-    tried = []
-    monkeypatch.setattr(data, "shortened", lambda names, shortened=data.shortened: (
-        tried.append(part) or part for part in shortened(names)))
+    tried, shortened = [], data.shortened
+
+    def remembered(names):
+        for part in shortened(names):
+            tried.append(part)
+            yield part
+    monkeypatch.setattr(data, "shortened", remembered)
     names = [f"a1-b2-c3_{k}_d4-e5-f6" for k in range(20)]
     assert data.match_names(names, names) == dict(zip(names, names))
     assert tried == [names, names]  # of hundreds of ways to shorten both

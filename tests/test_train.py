@@ -199,8 +199,14 @@ def test_other_strategies(strategy, tmp_path):
     done = run("train.py", *TINY, "--noise", "0.25", "--band", "1-8", "--strategy", strategy,
                "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    weights = [float(row["weight"]) for row in read_csv(tmp_path / "run" / "labels.csv")]
-    assert (max(weights) == min(weights)) == (strategy != "qam")
+    rows = read_csv(tmp_path / "run" / "labels.csv")
+    weights = [float(row["weight"]) for row in rows]
+    if strategy == "baseline":
+        assert set(weights) == {1.0}
+    elif strategy == "qam":
+        assert len(set(weights)) > 2
+    else:
+        assert weights == [{"0": 20 / 15, "1": 0.0}[row["noisy"]] for row in rows]  # 5 are noisy
 
 
 def test_oracle_needs_to_know_the_noise(tmp_path):

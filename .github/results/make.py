@@ -2,7 +2,7 @@
 
     python .github/results/make.py              # writes them into README.md and the page here
     python .github/results/make.py --check      # changes nothing; exit code 1 where they differ
-    python .github/results/make.py summary      # prints one table: summary, picks or early
+    python .github/results/make.py summary      # prints one table: summary, picks, trust or early
 
 In both pages a table stands below the command that prints it: `<!-- python ... -->`.
 """
@@ -88,6 +88,21 @@ def print_picks():
     print_rows(rows)
 
 
+def print_trust():
+    """How many of 165 labels carry the weight (effective sample size), and Dice, of each seed."""
+    rows = [["noise", "QAM: labels", "QAM: Dice", "QAM+OCM: labels", "QAM+OCM: Dice"]]
+    for noise, band in SETTINGS:
+        row = [f"{noise:.0%}, {band} pixels" if noise else "none"]
+        for strategy in ("qam", "qam+ocm"):
+            metrics = [json.loads((run / "metrics.json").read_text())
+                       for run in reports(noise, band, strategy)]
+            row.append(" ".join(f"{figures['effective_sample_size']:.0f}" for figures in metrics))
+            row.append(" ".join(f"{figures['dice']['average']:.3f}" for figures in metrics))
+        if row[1]:  # the QAM was not run at 90 %
+            rows.append(row)
+    print_rows(rows)
+
+
 def print_early():
     """AUROC of scores and losses, weights times N, in the course of training: lowest - highest."""
     columns = ["lam", "auroc", "loss_auroc", "weight_clean_mean", "weight_erode_mean",
@@ -123,7 +138,8 @@ def made_again(page):
 
 
 def main(words):
-    tables = {"summary": print_summary, "picks": print_picks, "early": print_early}
+    tables = {"summary": print_summary, "picks": print_picks, "trust": print_trust,
+              "early": print_early}
     if words and words[0] in tables:
         tables[words[0]]()
         return

@@ -53,7 +53,7 @@ PAPER = {
     (0.75, "5-13", "qam"): (.770, .772, .366, .636),
     (0.75, "5-13", "qam+ocm"): (.938, .937, .801, .892),
 }
-STRATEGIES = ("baseline", "qam", "qam+ocm", "oracle")
+STRATEGIES = ("baseline", "loss", "qam", "qam+ocm", "oracle")
 CHUNK = 32  # pictures evaluated at once
 # Okabe and Ito's palette: its colours stay distinct under the common kinds of colour blindness.
 CLEAN, NOISY, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
@@ -104,7 +104,7 @@ def stop(reason, code):
 
 # ------------------------------------------------------------------------ the files of a run folder
 
-CHECKPOINT = {"arguments", "classes", "lam", "digests", "log", "label_weights",
+CHECKPOINT = {"arguments", "classes", "lam", "digests", "log", "label_weights", "losses", "share",
               "unet", "qam", "optimiser", "schedule"}
 
 
@@ -387,11 +387,11 @@ def evaluate(unet, qam, classes, training, test, device, lam, oracle=False):
 ENOUGH_STEPS, ENOUGH_LABELS = 300, 60  # with fewer, scores were seen to lock onto bad labels
 
 
-def warnings_of(settings, metrics, training, test, contradicted=None):
+def warnings_of(settings, metrics, training, test, share=None):
     """What the figures of a run do not say by themselves: a list of lines, each with what to do.
 
-    training, test: the Cases; contradicted: the share of training labels that contradict the
-    rest, if known.
+    training, test: the Cases; share: the rejected share of the training labels,
+    if known.
     """
     count = len(training.names)
     steps = settings["epochs"] * (count // min(settings["batch"], count))
@@ -406,8 +406,8 @@ def warnings_of(settings, metrics, training, test, contradicted=None):
     if count < ENOUGH_LABELS:
         found.append(f"{count} training labels are too few to tell labels apart; use --strategy "
                      "baseline, and look at every label yourself")
-    if contradicted is not None and contradicted > 0.4:
-        found.append(f"{contradicted:.0%} of the labels contradict the rest; the method follows "
+    if share is not None and share > 0.4:
+        found.append(f"{share:.0%} of the labels contradict the rest; the method follows "
                      "the larger consistent group: look at suspects.png before you believe it")
     return found + trivial_warnings(metrics["dice"], test.clean)
 
@@ -1156,7 +1156,7 @@ def evaluate_run(run, device):
     last = checkpoint["log"][-1]
     metrics, rows = evaluate(unet, qam, classes, training, test, device, last["lam"],
                              settings["strategy"] == "oracle")
-    metrics["warnings"] = warnings_of(settings, metrics, training, test, last["contradicted"])
+    metrics["warnings"] = warnings_of(settings, metrics, training, test, checkpoint["share"])
     write_report(run, unet, classes, training, rows, checkpoint["log"], device)
     print_results(settings, metrics)
     print(f"\nlabels.csv, suspects.csv (the worst label first) and pictures are in {run}")

@@ -160,31 +160,58 @@ def quality_weights(scores, lam=2.0):
         raise ValueError("a mini-batch of one sample: its weight is 1 whatever its score, and the "
                          "QAM learns nothing; use two or more, and drop_last=True in a DataLoader")
     if lam is not None:
+        if not lam >= 0:
+            raise ValueError(f"lambda is {lam}: 0 or more is needed, or None for no bound")
         scores = overfitting_control(scores, lam)
     return torch.softmax(scores, dim=0)
 
 
-def contradicted_share(scores, losses):
-    """The share of labels that both networks reject: raw scores t, losses L_i (N,) -> 0..1.
+def two_groups(losses):
+    """Otsu's threshold (1979) on the logarithms of losses (N,) > 0: split them into two groups.
 
-    The QAM rejects by tanh(t) < -1/2, the U-Net by a loss above 1.5 times the mean of the best
-    tenth. Ours: the paper knows its share of noisy labels, a user does not. Without the OCM zero
-    means nothing: a softmax ignores a shift of all scores.
+    Returns the share of the upper group, and how much of the variance the split explains, both
+    0..1. A uniform distribution gives 3/4, a normal one 2 / pi = 0.64, two distant groups 1.
     """
-    best = losses.sort().values[:max(1, len(losses) // 10)].mean()
-    return ((scores.tanh() < -0.5) & (losses > 1.5 * best)).double().mean().item()
+    logs = losses.double().log().sort().values
+    count = torch.arange(1, len(logs), dtype=torch.float64, device=logs.device)  # in the lower group
+    lower = logs.cumsum(dim=0)[:-1] / count
+    upper = (logs.sum() - count * lower) / (len(logs) - count)
+    between = count * (len(logs) - count) * (upper - lower).square() / len(logs) ** 2
+    best = between.argmax()
+    explained = between[best] / logs.var(correction=0).clamp_min(1e-12)
+    return 1 - count[best].item() / len(logs), explained.item()
 
 
-def fitting_lambda(share, progress):
-    """Lambda for a share p of bad labels after a share `progress` of the training, 0..1.
+def rejected_share(losses):
+    """The share of labels that form a group of their own with a high loss; 0 if none does.
 
-    5 p - 1, at most the paper's 2, and at least 1.5 at the start, when the networks cannot tell
-    which labels are bad, falling evenly to 1/2 at the end. With bad labels at -lambda and the
-    others at +lambda they keep p / (p + (1 - p) e^(2 lambda)) of the weight: at the end at most a
-    seventh for p from 0 to 0.9. A larger lambda would trust unusual images less. Not in the paper,
-    where lambda is 2, "empirically" (section 3.2).
+    losses (N,) or (N, classes): L_i of all labels, from one epoch or the mean of several. NaN: this
+    class tells nothing about this label, as where label and prediction are both empty. Ours: the
+    paper knows its share of noisy labels, a user does not. Where `two_groups` explains less than
+    3/4 of the variance there are no two. This is no claim about the true share: mild noise is told
+    too low, and unusual images count. ValueError for fewer than two labels.
     """
-    return min(max(5 * share - 1, 1.5 - progress), 2.0)
+    losses = per_class(losses.detach())
+    known = losses[~losses.isnan().all(dim=1)]  # without labels that no class tells about
+    if len(known) < 2:
+        raise ValueError(f"{len(known)} labels with losses: two or more are needed")
+    typical = known.nanmean(dim=0)  # (classes,), in place of NaN
+    share, explained = two_groups(torch.where(known.isnan(), typical, known).mean(dim=1))
+    return share * len(known) / len(losses) if explained >= 0.75 else 0.0
+
+
+def auto_lambda(share):
+    """Lambda from the middle of the training on, for a rejected share p. Not in the paper.
+
+    share   0   0.01 - 0.3   0.4   0.5   0.6 - 1      5 p - 1 between 1/2 and 2; all labels count
+    lambda  0   0.5          1.0   1.5   2.0          the same where no group of bad labels is seen
+
+    With bad labels at -lambda and the others at +lambda the bad ones keep the share
+    p / (p + (1 - p) e^(2 lambda)) of the weight. The paper's lambda is 2, "empirically" (3.2).
+    """
+    if share == 0:
+        return 0.0
+    return min(max(5 * share - 1, 0.5), 2.0)
 
 
 # ------------------------------------------------------------------------- the loss and the metric
@@ -220,17 +247,27 @@ def area_trend(losses, labels, weights):
     areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the picture
     check_shape("losses", losses, areas.shape)
     check_shape("weights", weights, losses.shape[:1])
-    weights = weights.detach()[:, None]  # (N, 1)
-    from_mean = areas - (weights * areas).sum(dim=0)
-    variance = (weights * from_mean.square()).sum(dim=0).clamp_min(1e-12)  # equal areas: no 0 / 0
+    weights = weights.detach()[:, None].expand_as(losses)  # (N, classes)
+    empty = areas == 0
+    on_line = weights.masked_fill(empty, 0)
+    from_mean = (areas - weighted_mean(areas, on_line)).masked_fill(empty, 0)
+    variance = weighted_mean(from_mean.square(), on_line).clamp_min(1e-12)  # equal areas: no 0 / 0
     # Unusual areas count less (Cauchy's weights): half at two standard deviations from the mean.
-    robust = weights / (1 + from_mean.square() / (4 * variance))
+    robust = on_line / (1 + from_mean.square() / (4 * variance))
     # Weighted least squares: slope = covariance / variance, about the robust mean area.
-    from_robust_mean = areas - (robust * areas).sum(dim=0) / robust.sum(dim=0)
+    from_robust_mean = areas - weighted_mean(areas, robust)
     covariance = (robust * from_robust_mean * losses).sum(dim=0)
     slopes = covariance / (robust * from_robust_mean.square()).sum(dim=0).clamp_min(1e-12)
-    # The line less its weighted mean, so that with these weights eq. (1) keeps its value.
-    return (slopes * from_mean).mean(dim=1)
+    # An empty label is not on the line: it has the mean of the empty labels.
+    level = torch.where(empty, weighted_mean(losses, weights.masked_fill(~empty, 0)),
+                        weighted_mean(losses, on_line))
+    # Less the weighted mean of all, so that with these weights eq. (1) keeps its value.
+    return (level - weighted_mean(losses, weights) + slopes * from_mean).mean(dim=1)
+
+
+def weighted_mean(values, weights):
+    """Means over the mini-batch of values (N, classes) -> (classes,); 0 where no weight is left."""
+    return (weights * values).sum(dim=0) / weights.sum(dim=0).clamp_min(1e-12)
 
 
 def pick_and_learn_loss(losses, weights, trend=None):

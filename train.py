@@ -31,8 +31,8 @@ import torch.nn.functional as F
 import data
 import eval as evaluation
 from data import GRID, BadInput
-from pal import (area_trend, contradicted_share, fitting_lambda, pick_and_learn_loss,
-                 quality_weights, sample_losses, standardise)
+from pal import (area_trend, auto_lambda, pick_and_learn_loss, quality_weights, rejected_share,
+                 sample_losses, standardise)
 
 # What --paper changes. Also: constant rates and Adam's defaults. The networks stay ours.
 SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_neutral=False,
@@ -41,6 +41,7 @@ SHIFT = 1 / 16  # the most that `augment` does: of the picture's side,
 ZOOM = 0.1  # a tenth smaller or larger,
 TURN = 5.0  # degrees
 LINE_LAMBDA = 2.0  # bad labels must not bend the area line, however mildly lambda treats them
+LOOK = 3  # epochs before the middle of the training whose mean losses tell which share is bad
 DICE_EVERY = 4  # epochs: the test images are not predicted in each, which would take a tenth longer
 
 
@@ -67,17 +68,22 @@ def augment(images, labels, rng):
 
 
 def train_epoch(unet, qam, optimiser, schedule, images, labels, batch, lam, rng,
-                uniform=False, trusted=None, augmented=True, area_neutral=True, bf16=False):
+                uniform=False, trusted=None, by_loss=False, augmented=True, area_neutral=True,
+                bf16=False):
     """One epoch over images (N, H, W) uint8 and labels (N, classes, H, W) bool.
 
     lam: the bound of eq. (2), None without OCM. uniform: the baseline, equal weights. trusted (N,)
-    bool: the oracle, equal weights for these labels, 0 for the others. Returns (3, N) float64: raw
-    scores, weights x mini-batch size, losses L_i; NaN for labels that filled no mini-batch.
+    bool: the oracle, equal weights for these labels, 0 for the others. by_loss: no QAM, a label's
+    own loss is its score. Returns scores (N,), weights x mini-batch size (N,), losses (N, classes),
+    and where label and prediction are both empty (N, classes); NaN, False for labels that filled no
+    mini-batch.
     """
     unet.train()
     qam.train()
     device = images.device
-    record = torch.full((3, len(images)), math.nan, device=device)
+    all_scores = torch.full((len(images),), math.nan, device=device)
+    all_weights, all_losses = all_scores.clone(), torch.full(labels.shape[:2], math.nan, device=device)
+    both_empty = torch.zeros(labels.shape[:2], dtype=torch.bool, device=device)
     order = torch.randperm(len(images), generator=rng).to(device)
     for indices in order.split(batch)[:len(images) // batch]:  # full mini-batches only
         inputs, targets = standardise(images[indices]), labels[indices]
@@ -85,11 +91,13 @@ def train_epoch(unet, qam, optimiser, schedule, images, labels, batch, lam, rng,
             inputs, targets = augment(inputs, targets, rng)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = unet(inputs)  # (batch, classes, H, W)
-            if uniform:
+            if uniform or by_loss:
                 scores = torch.zeros(batch, device=device)
             else:
                 scores = qam(inputs, targets)  # (batch,)
         losses = sample_losses(logits.float(), targets)  # (batch, classes)
+        if by_loss:
+            scores = loss_scores(losses, targets)
         weights = quality_weights(scores.float(), lam)  # (batch,); 1 / batch where scores are equal
         if trusted is not None:
             weights = trusted[indices] / trusted[indices].sum().clamp_min(1)
@@ -102,8 +110,19 @@ def train_epoch(unet, qam, optimiser, schedule, images, labels, batch, lam, rng,
         loss.backward()
         optimiser.step()
         schedule.step()
-        record[:, indices] = torch.stack([scores, weights * batch, losses.mean(dim=1)]).detach()
-    return record.cpu().double()
+        all_scores[indices], all_weights[indices] = scores.detach().float(), weights.detach() * batch
+        all_losses[indices] = losses.detach()
+        both_empty[indices] = ~((logits > 0) | (targets > 0)).flatten(2).any(dim=2)
+    return all_scores.cpu(), all_weights.cpu(), all_losses.cpu(), both_empty.cpu()
+
+
+def loss_scores(losses, labels):
+    """Scores (N,) for --strategy loss: minus the label's own loss, without the area trend,
+    standardized in the mini-batch. The question to the second network: what is it worth?
+    """
+    equal = torch.full((len(losses),), 1 / len(losses), device=losses.device)
+    own = losses.detach().mean(dim=1) - area_trend(losses, labels, equal)
+    return (own.mean() - own) / (own.std() + 1e-6)
 
 
 def make_optimiser(unet, qam, arguments, steps):
@@ -145,20 +164,20 @@ def train(arguments):
     optimiser, schedule = make_optimiser(unet, qam, arguments, arguments.epochs * steps)
     parts = {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
     options = {"batch": batch, "uniform": arguments.strategy in ("baseline", "oracle"),
-               "augmented": arguments.augment, "area_neutral": arguments.area_neutral, "bf16": bf16}
+               "by_loss": arguments.strategy == "loss", "augmented": arguments.augment, "area_neutral": arguments.area_neutral, "bf16": bf16}
     if arguments.strategy == "oracle":
         options["trusted"] = torch.from_numpy(~training.noisy).to(device)
 
     # 3. The run folder, and what is in it if this run was interrupted
     lock = lock or lock_folder(out)
     state = {"arguments": settings, "classes": list(classes), "log": [], "label_weights": [],
-             "lam": first_lambda(arguments),
+             "lam": first_lambda(arguments), "losses": [], "share": None,
              "digests": evaluation.case_digests(training, test)}
     if (out / "checkpoint.pt").exists():
         checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt")
         evaluation.check_unchanged(checkpoint, training, test)
         evaluation.load_states(checkpoint, parts, out)
-        state.update({name: checkpoint[name] for name in ("log", "label_weights", "lam")})
+        state.update({name: checkpoint[name] for name in ("log", "label_weights", "lam", "losses", "share")})
     if (out / "metrics.json").exists() and (out / "curves.png").exists():  # the last one written
         print(f"{out} is finished")
         evaluation.print_results(settings, evaluation.read_run(out)[1])
@@ -173,16 +192,21 @@ def train(arguments):
     for epoch in range(len(log) + 1, arguments.epochs + 1):
         # A generator per epoch, so that a resumed run draws the same numbers.
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
-        record = train_epoch(unet, qam, optimiser, schedule, images, labels,
+        *record, both_empty = train_epoch(unet, qam, optimiser, schedule, images, labels,
                              lam=state["lam"], rng=rng, **options)
         check_finite(record, steps * batch, (unet, qam), epoch, out)
         row = epoch_row(epoch, record, training, state["lam"])
         row.update(epoch_dice(unet, classes, test, device, epoch, arguments.epochs))
         row["seconds"] = time.perf_counter() - begun
         log.append(row)
-        state["label_weights"].append(record[1].float())
-        if arguments.lam == "auto" and arguments.strategy == "qam+ocm":  # of the next epoch, ours
-            state["lam"] = fitting_lambda(row["contradicted"], epoch / arguments.epochs)
+        state["label_weights"].append(record[1])
+        state["losses"] = [*state["losses"], record[2].masked_fill(both_empty, math.nan)][-LOOK:]
+        if epoch == max(1, arguments.epochs // 2):  # look once, then trust as the labels deserve
+            state["share"] = look(state["losses"])
+            if arguments.lam == "auto" and arguments.strategy in ("qam+ocm", "loss"):
+                if state["share"] is not None:
+                    state["lam"] = auto_lambda(state["share"])
+            print_share(state["share"], state["lam"])
         state_dicts = {name: part.state_dict() for name, part in parts.items()}
         evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **state_dicts})
         evaluation.write_csv(out / "log.csv", log)
@@ -191,9 +215,8 @@ def train(arguments):
     # 5. Evaluation: figures first, so that nothing that goes wrong in drawing costs them
     metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device,
                                         log[-1]["lam"], arguments.strategy == "oracle")
-    metrics["contradicted"] = log[-1]["contradicted"]
-    metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test,
-                                                 metrics["contradicted"])
+    metrics["rejected_share"] = state["share"]
+    metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test, state["share"])
     seconds["train"] = log[-1]["seconds"]
     seconds["total"] = time.perf_counter() - started + earlier
     metrics.update({"seconds": seconds, "peak_memory_mb": peak_memory_mb(device)})
@@ -245,13 +268,11 @@ def noise_kinds(cases):
 
 def epoch_row(epoch, record, training, lam):
     """A row of log.csv: losses, weights and AUROC, from what `train_epoch` returned."""
-    scores, weights, losses = record.numpy()
+    scores, weights = record[0].double().numpy(), record[1].double().numpy()
+    losses = record[2].double().mean(dim=1).numpy()
     trained_on = np.isfinite(losses)
     noisy = training.noisy
-    row = {"epoch": epoch, "lam": lam, "loss": mean(weights[trained_on] * losses[trained_on]),
-           "contradicted": None}
-    if lam is not None:  # without the OCM the sign of a score means nothing
-        row["contradicted"] = contradicted_share(record[0, trained_on], record[2, trained_on])
+    row = {"epoch": epoch, "lam": lam, "loss": mean(weights[trained_on] * losses[trained_on])}
     operation = np.array(training.operation)
     kinds = {"clean": ~noisy, "noisy": noisy}
     kinds.update({kind: operation == kind for kind in noise_kinds(training)})
@@ -363,7 +384,8 @@ def write_config(out, settings, device, bf16):
 
 def check_finite(record, expected, networks, epoch, out):
     """BadInput, before anything is saved, where a loss or a network has numbers not finite."""
-    finite = record.isfinite().all(dim=0).sum() == expected  # all labels that were trained on
+    finite = record[2].isfinite().all(dim=1) & record[0].isfinite() & record[1].isfinite()
+    finite = finite.sum() == expected  # all labels that were trained on
     for network in networks:
         for parameter in network.parameters():
             finite = finite and parameter.isfinite().all()
@@ -442,9 +464,10 @@ def parse_arguments(argv=None):
         help="a folder like --data with clean labels of the same images, to measure with")
     add("--clean-dice", type=bounded_number(float, 0, 1), default=0.99,
         help="with --clean: a label is noisy whose Dice with the clean one is lower in a class")
-    add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm", "oracle"),
+    add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm", "oracle", "loss"),
         help="baseline: equal weights; qam: scores without a bound; qam+ocm: the paper's method; "
-        "oracle: equal weights for the clean labels, 0 for the others")
+        "oracle: equal weights for the clean labels, 0 for the others; loss: no QAM, a label's "
+        "own loss is its score")
     add("--noise", type=bounded_number(float, 0, 1), default=None,
         help="share of training labels to damage; without it 0.5 of phantoms, 0 of a folder")
     add("--band", type=pixel_band, default="5-13",
@@ -513,9 +536,31 @@ def choose_device(name, precision):
 
 def first_lambda(arguments):
     """The bound of the first epoch: None, no bound at all, for every strategy but qam+ocm."""
-    if arguments.strategy != "qam+ocm":
+    if arguments.strategy not in ("qam+ocm", "loss"):
         return None
-    return fitting_lambda(0.0, 0.0) if arguments.lam == "auto" else arguments.lam
+    return 2.0 if arguments.lam == "auto" else arguments.lam
+
+
+def look(losses):
+    """The rejected share by the mean of some epochs' losses, each (N, classes); None for too few
+    labels, below evaluation.ENOUGH_LABELS.
+    """
+    mean_losses = torch.stack(losses).nanmean(dim=0)
+    if (~mean_losses.isnan()).any(dim=1).sum() < evaluation.ENOUGH_LABELS:
+        return None
+    return rejected_share(mean_losses)
+
+
+def print_share(share, lam):
+    """What `look` found, in a line."""
+    if share is None:
+        found = "too few labels to tell a group of bad ones"
+    elif share == 0:
+        found = "no group of bad labels"
+    else:
+        found = f"{share:.0%} of the labels form a group with a high loss"
+    after = "" if lam is None else f": lambda {lam:.2f} from here on"
+    print(f"half-way: {found}{after}")
 
 
 def check_strategy(arguments, training):

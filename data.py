@@ -1,13 +1,18 @@
 """Data for Pick-and-Learn: phantoms, folders of images and masks, label noise, the data split.
 
 Images are uint8 (N, H, W), labels are bool (N, classes, H, W). Needs numpy and Pillow only.
-The phantoms' drawing code at the end is an asset: skip it when reading.
+How a folder is read: .github/DATA.md. The phantoms' drawing code at the end may be skipped.
 """
+import csv
 import functools
+import glob
 import hashlib
+import io
 import math
 import os
 import re
+import sys
+import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -17,20 +22,23 @@ import numpy as np
 from PIL import Image, ImageOps
 
 CLASSES = ("lungs", "heart", "clavicles")
-GRID = 256  # the paper's picture size, to which data are brought; the noise band counts its pixels
-READING = ("images", "masks", "values", "skip_unpaired", "exif")  # options: how a folder is read
-LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "clean", "group", "clean_dice",
-        *READING)
+GRID = 256  # the paper's image size, to which data are brought; the noise band counts its pixels
+CLEAN_DICE = 0.9  # --clean: a label whose Dice with its redrawn one is lower counts as noisy
+LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "images", "masks", "skip_unpaired",
+        "group", "clean", "exclude", "test_images", "test_masks")  # the arguments of `load`
 
-PICTURES = set(".img .png .gif .bmp .tif .tiff .jpg .jpeg .webp .ppm .pgm".split())
-TEXTS = set(".txt .xml .json .csv .md .html .pfs".split())  # may lie in folders of their own
-CHOOSE = "wanted are images/ and a folder of masks per class; --images and --masks name others"
-# So begin names of what is not for people.
-HIDDEN = (".", "@eadir", "__macosx", "thumbs", "lost+found", "system volume", "$recycle")
-MASK_WORD = re.compile("mask|label|truth|manual|annot|segment|1stho|2ndho|^gt$")  # in folder names
-IMAGE_WORD = re.compile("image|img")
+# JSRT and its masks by SCR as their archives unzip.
+JSRT_IMAGES = "All247images/{}.IMG"
+JSRT_MASKS = ("lungs=scratch/*/masks/left lung/{}.gif", "lungs=scratch/*/masks/right lung/{}.gif",
+              "heart=scratch/*/masks/heart/{}.gif",
+              "clavicles=scratch/*/masks/left clavicle/{}.gif",
+              "clavicles=scratch/*/masks/right clavicle/{}.gif")
+
+SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+VOLUMES = (".nii", ".nii.gz", ".dcm", ".mha", ".nrrd")
+LOSSY = ("JPEG", "MPO", "WEBP")  # formats that blur the values of a mask
 ORIENTATION = 0x0112  # the EXIF tag of a rotation; 0 and 1 are none
-COLOUR = 10 ** 9  # red 128, green 64, blue 0 in a mask count as the one value 1128064000
+COLOR = 1 << 24  # a color in a mask counts as the number COLOR + 0xRRGGBB
 Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
 
@@ -38,14 +46,25 @@ class BadInput(Exception):
     """Bad data or arguments; the message is one line: what was found, where, what to do."""
 
 
+class Source(NamedTuple):
+    """What `read` returns: all cases of a folder, or phantoms."""
+    classes: tuple
+    names: list         # N case names
+    images: np.ndarray  # (N, 256, 256) uint8
+    labels: np.ndarray  # (N, classes, 256, 256) bool; None without masks
+    shapes: list        # N times (H, W), the size of the image as shown: turned as EXIF says
+    paths: list         # N paths of the images below the folder, in which --group searches
+
+
 class Cases(NamedTuple):
     """Images, labels to train on, clean labels to measure with, and what was done to each."""
-    names: list          # N file stems; train/1, with folders, where two images share a stem
+    names: list          # N case names
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
-    clean: np.ndarray    # (N, classes, S, S) bool
+    clean: np.ndarray    # (N, classes, S, S) bool; the labels as given if not `known`
     operation: list      # N times "" (clean), a name in DAMAGE, or "given" (--clean is different)
     pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, or 0
+    known: bool = True   # False: nobody knows which labels are clean
 
     @property
     def noisy(self):
@@ -53,12 +72,29 @@ class Cases(NamedTuple):
         return np.array([operation != "" for operation in self.operation])
 
 
+def progress(items, what):
+    """Yield the items; once two seconds have passed, show on stderr how many are done.
+
+    The line is rewritten on a terminal, and printed every 30 seconds to a file or notebook.
+    """
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    total, due = len(items), time.monotonic() + 2
+    for done, item in enumerate(items):
+        if sys.stderr is not None and time.monotonic() >= due:
+            line = f"{what} {done}/{total}"
+            print(line, end="\r" if is_terminal else "\n", file=sys.stderr, flush=True)
+            due = time.monotonic() + (0.2 if is_terminal else 30)
+        yield item
+    if is_terminal:
+        print(" " * 60, end="\r", file=sys.stderr, flush=True)  # clears the line
+
+
 # --------------------------------------------------------------------- morphology and label noise
 
 def dilate(mask, n):
-    """Dilation of a bool mask (..., H, W) by the disc of radius n: all pixels within n of the mask.
+    """Dilate a bool mask (..., H, W) by the disc of radius n: all pixels within n of the mask.
 
-    Distances are Euclidean. Nothing lies outside the picture: its border grows or eats no mask.
+    Distances are Euclidean. Nothing lies outside the image: its border grows or eats no mask.
     """
     rows = [np.array(mask, dtype=bool)]  # rows[r]: the mask grown by r pixels along each row
     for r in range(1, n + 1):
@@ -75,36 +111,36 @@ def dilate(mask, n):
 
 
 def erode(mask, n):
-    """Erosion of a bool mask (..., H, W) by the same disc: pixels farther than n from others."""
+    """Erode a bool mask (..., H, W) by the same disc: pixels farther than n from others."""
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
 def shift(masks, n, rng):
-    """Masks (classes, H, W) moved together, circularly, by n pixels in a random direction."""
+    """Move masks (classes, H, W) together, circularly, by n pixels in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     return np.roll(masks, (round(n * np.sin(angle)), round(n * np.cos(angle))), axis=(-2, -1))
 
 
 def omit(masks, rng):
-    """Masks (classes, H, W), one class of which, at random, is left out."""
+    """Leave out one class of masks (classes, H, W), at random."""
     left_out = masks.copy()
     left_out[rng.integers(len(masks))] = False
     return left_out
 
 
 def ragged(masks, n, rng):
-    """Masks (classes, H, W) dilated by n in random blocks of 2n x 2n pixels, eroded elsewhere."""
+    """Dilate masks (classes, H, W) by n in random blocks of 2n x 2n pixels, erode elsewhere."""
     height, width = masks.shape[-2:]
     blocks = rng.integers(2, size=[math.ceil(height / (2 * n)), math.ceil(width / (2 * n))])
-    outwards = blocks.repeat(2 * n, axis=0).repeat(2 * n, axis=1)[:height, :width] == 1
-    return np.where(outwards, dilate(masks, n), erode(masks, n))
+    outward = blocks.repeat(2 * n, axis=0).repeat(2 * n, axis=1)[:height, :width] == 1
+    return np.where(outward, dilate(masks, n), erode(masks, n))
 
 
 DAMAGE = ("erode", "dilate", "shift", "omit", "ragged")  # the paper's are the first two
 
 
 def damage(masks, operation, n, rng):
-    """Masks (classes, H, W) after one of the operations in DAMAGE with radius n."""
+    """Apply one of the operations in DAMAGE with radius n to masks (classes, H, W)."""
     if operation == "erode":
         return erode(masks, n)
     if operation == "dilate":
@@ -117,11 +153,11 @@ def damage(masks, operation, n, rng):
 
 
 def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
-    """Section 3.2: damages exactly round(noise * N) of the labels (N, classes, GRID, GRID).
+    """Damage exactly round(noise * N) of the labels (N, classes, GRID, GRID), as in section 3.2.
 
     Each of these gets one operation for all classes, out of `kind` (names in DAMAGE joined by "-"),
     and one radius n, band[0] <= n <= band[1]. Returns the noisy copy, and each label's
-    operation ("" where untouched) and radius (0 where untouched, and for "omit", which has none).
+    operation ("" if untouched) and radius (0 if untouched, and for "omit", which has none).
     """
     rng = np.random.default_rng(seed)
     kinds = kind.split("-")
@@ -139,664 +175,604 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
 
 # ----------------------------------------------------------------------------- sizes and the split
 
-def resize(pictures, size):
-    """Anti-aliased bilinear resize of (..., H, W) to (..., size, size); bool is cut at one half."""
-    height, width = pictures.shape[-2:]
+def resize(images, size):
+    """Resize (..., H, W) to (..., size, size), bilinear and anti-aliased; bool is cut at 1/2."""
+    height, width = images.shape[-2:]
     if (height, width) == (size, size):
-        return pictures
-    flat = pictures.reshape(-1, height, width)
-    resized = np.empty((len(flat), size, size), dtype=pictures.dtype)
-    for i, picture in enumerate(flat):
-        if picture.dtype == bool:
-            grey = Image.fromarray(picture.astype(np.uint8) * 255)
-            resized[i] = np.asarray(grey.resize((size, size), Image.BILINEAR)) >= 128
+        return images
+    flat = images.reshape(-1, height, width)
+    resized = np.empty((len(flat), size, size), dtype=images.dtype)
+    for i, image in enumerate(flat):
+        if image.dtype == bool:
+            gray = Image.fromarray(image.astype(np.uint8) * 255)
+            resized[i] = np.asarray(gray.resize((size, size), Image.BILINEAR)) >= 128
         else:
-            resized[i] = np.asarray(Image.fromarray(picture).resize((size, size), Image.BILINEAR))
-    return resized.reshape(*pictures.shape[:-2], size, size)
+            resized[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
+    return resized.reshape(*images.shape[:-2], size, size)
 
 
-def split(count, seed):
-    """Random split in the paper's proportion, 165 of 247 for training: two sorted index arrays."""
-    order = np.random.default_rng((seed, 0)).permutation(count)
-    cut = round(count * 165 / 247)
-    return np.sort(order[:cut]), np.sort(order[cut:])
+def split(names, seed, group=None):
+    """Split at random in the paper's proportion, 165 of 247 for training: two index arrays.
 
-
-def split_by_group(names, pattern, seed):
-    """The same split of patients: a patient is what a regular expression matches in a name."""
-    try:
-        expression = re.compile(pattern)
-    except (re.error, OverflowError) as error:
-        raise BadInput(f"--group {pattern}: no regular expression ({error})") from None
-    patients = []
-    for name in names:
-        match = expression.search(name)
-        if not match:
-            raise BadInput(f"--group {pattern}: not found in {name}; it must match in every name")
-        patients.append(match[0])
-    known = sorted(set(patients))
+    group: a regular expression; names in which it matches the same text, such as a patient, stay on
+    one side. BadInput if it is wrong, or if there are fewer than three names or groups.
+    """
+    groups = list(range(len(names)))
+    if group is not None:
+        try:
+            matches = [re.search(group, name) for name in names]
+        except (re.error, OverflowError) as error:
+            raise BadInput(f"--group {group}: no regular expression ({error})") from None
+        if None in matches:
+            raise BadInput(f"--group {group}: not found in {names[matches.index(None)]}; it must "
+                           "match in the path of every image")
+        groups = [match[0] for match in matches]
+    known = sorted(set(groups))
     if len(known) < 3:
-        raise BadInput(f"--group {pattern}: finds {', '.join(known)}; three patients are needed")
-    chosen = [known[i] for i in split(len(known), seed)[0]]
-    training = np.isin(patients, chosen)
+        raise BadInput(f"{len(known)} cases, or groups by --group: {listed(known)}; a split needs "
+                       "three")
+    order = np.random.default_rng((seed, 0)).permutation(len(known))
+    chosen = [known[i] for i in order[:round(len(known) * 165 / 247)]]
+    training = np.isin(groups, chosen)
     return np.flatnonzero(training), np.flatnonzero(~training)
 
 
-# ------------------------------------------------------------ folders, part 1: images, masks, pairs
-# `notes` counts what a user should know, {sentence: how often}; `read_folder` prints it.
+# ---------------------------------------------------------------- folders, part 1: paths by pattern
 
-class File(NamedTuple):
-    """A picture file; folder and stem are in lower case, so that they can be compared."""
-    path: Path
-    folder: Path  # below the data's folder; mask/x for a file x/case_mask.png
-    stem: str     # the name without the ending and without _mask
-
-
-class Case(NamedTuple):
-    """The files of one case."""
-    name: str    # the image's stem; train/1, with folders, where two images share a stem
-    image: Path
-    masks: list  # (folder, path) of each mask
+class Pattern(NamedTuple):
+    """[CLASS=]PATH[=VALUE] as typed, and its three parts; value is None if there is none."""
+    text: str
+    path: str
+    name: str
+    value: str
 
 
-def listed(items):
-    """Items in order as text: the first ten, and how many more there are."""
+class Found(NamedTuple):
+    """The cases of a folder, paired by name; their files are not read yet."""
+    root: str
+    classes: tuple
+    names: list     # N case names
+    paths: list     # N paths of the images below root
+    masks: dict     # {Pattern: {name: [paths]}}; empty for phantoms
+    clean: dict     # the same for --clean, where a case may have none
+    notes: Counter  # {sentence for the summary: how often}
+
+
+def listed(items, spell=str):
+    """Return items in order as text: the first ten, and how many more there are."""
     items = sorted(set(items))
-    text = ", ".join(map(str, items[:10]))
+    text = ", ".join(spell(item) for item in items[:10])
     return text if len(items) <= 10 else f"{text} and {len(items) - 10} more"
 
 
-def folder_and_stem(path):
-    """Those of a `File`, from its path below the data's folder.
-
-    x/case.png -> x, case; x/case_mask.png -> mask/x, case, as if it lay in a folder of masks.
-    """
-    text = unicodedata.normalize("NFC", path.as_posix()).lower()  # accents are stored in two ways
-    folder, stem = Path(text).parent, Path(text).stem
-    case, _, ending = stem.replace("-", "_").rpartition("_")
-    if case and MASK_WORD.search(ending):
-        return Path(ending, folder), stem[:len(case)]
-    return folder, stem
+def normalized(path):
+    """Return a path with / only and in NFC, since accents are stored in two ways."""
+    return unicodedata.normalize("NFC", path).replace("\\", "/")
 
 
-def is_hidden(name):
-    """Whether a file or folder of this name is not for people."""
-    return name.lower().startswith(HIDDEN)
+def parse_pattern(text, is_image=False, name="foreground"):
+    """Return a text as a Pattern; `name` is its class if it has no CLASS=."""
+    path, value = normalized(text), None
+    if "{}" not in path:
+        raise BadInput(f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"')
+    if not is_image:  # CLASS= ends at the first = before {}, =VALUE begins at the last = after {}
+        parts = re.fullmatch(r"(?:([^={]+)=)?(.*\{\}.*?)(?:=([^={]*))?", path)
+        name, path, value = parts[1] or name, parts[2], parts[3]
+    pattern = Pattern(text, Path(path).as_posix(), name.strip(), value)
+    if value is not None:
+        value_range(pattern)
+    return pattern
 
 
-def refuse(error):
-    """For os.walk, which would pass over a folder that cannot be read; it may be a class."""
-    if not isinstance(error, FileNotFoundError) and not is_hidden(Path(error.filename).name):
-        raise error
+def value_range(pattern):
+    """Return the lowest and the highest number of =VALUE: "85" is 85 to 85, "1-" is 1 to inf."""
+    if re.fullmatch("#[0-9a-fA-F]{6}", pattern.value):
+        number = color_numbers(np.array(list(bytes.fromhex(pattern.value[1:]))))
+        return number, number
+    if not re.fullmatch(r"\d+(-\d*)?", pattern.value):
+        raise BadInput(f"{pattern.text}: ={pattern.value} is no value; write a number (=85), a "
+                       "range (=43-199, =1-, =128-) or a color (=#804080)")
+    low, dash, high = pattern.value.partition("-")
+    if not dash:
+        high = low
+    return int(low), int(high) if high else math.inf
 
 
-def list_files(root, base, strict, notes):
-    """The picture files below root, links followed, with the names of their folders below base;
-    strict: a folder without a picture is refused, since it may be a class.
-    """
-    files, seen = [], set()
-    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        name, true_path = Path(folder).relative_to(root).name, Path(folder).resolve()
-        is_run = {"config.json", "log.csv"} <= set(names)
-        if is_hidden(name) or is_run or true_path in seen:
-            notes["folder(s) passed over: hidden, a run of train.py, or seen through a link"] += 1
-            subfolders.clear()
+def expression(path, name, star):
+    """Return a path as a regular expression; name, star: those for {} and *."""
+    path, ending = re.fullmatch(r"(.*?)(\.\*|\.\w+)?", path).groups(default="")
+    path = re.escape(path).replace(r"\{\}", f"(?P<case>{name})", 1)
+    path = path.replace(r"\{\}", "(?P=case)").replace(r"\*", star)
+    ending = r"\.[^./]+" if ending == ".*" else re.escape(ending)
+    return re.compile(f"{path}(?i:{ending})")
+
+
+def list_files(root, pattern):
+    """Return the paths below root of all files in a pattern's folders; no hidden ones."""
+    folders = glob.escape(os.path.dirname(pattern.path)).replace("[*]", "*").replace("{}", "*")
+    return sorted(path for path in glob.glob(os.path.join(folders, "*"), root_dir=root)
+                  if not os.path.isdir(os.path.join(root, path))
+                  and os.path.basename(path).lower() != "thumbs.db")
+
+
+def match_files(root, pattern, taken=()):
+    """Return {name of a case: [paths]} of the files that fit a pattern and are not `taken`."""
+    shortest = expression(pattern.path, name="[^/]+?", star="[^/]*")
+    longest = expression(pattern.path, name="[^/]+", star="[^/]*?")
+    files = list_files(root, pattern)
+    cases = {}
+    for file in files:
+        match = shortest.fullmatch(normalized(file))
+        if not match or file in taken:
             continue
-        seen.add(true_path)
-        endings = [Path(name).suffix.lower() for name in names if not is_hidden(name)]
-        texts = sum(ending in TEXTS for ending in endings)
-        is_for_texts = len(endings) > 0 and texts >= len(endings) / 2
-        is_innermost = all(map(is_hidden, subfolders))
-        if strict and is_innermost and not PICTURES & set(endings) and not is_for_texts:
-            raise BadInput(f"{folder}: no picture can be read; use PNG, or remove it; {CHOOSE}")
-        for path in [Path(folder, name) for name in names]:
-            if path.suffix.lower() in PICTURES and not is_hidden(path.name):
-                files.append(File(path, *folder_and_stem(path.relative_to(base))))
-            else:
-                notes[f"file(s) passed over, hidden or no picture: {path.suffix or path.name}"] += 1
-    return sorted(files)
+        name, other = match["case"], longest.fullmatch(normalized(file))["case"]
+        if name != other:
+            raise BadInput(f"{root}: {pattern.text} finds two names in {file}: {name} and {other}; "
+                           "write more of the name into the pattern")
+        cases.setdefault(name, []).append(file)
+    if not cases:
+        there = listed(files) or listed(os.listdir(root)) or "none"
+        raise BadInput(f"{root}: {pattern.text} fits no file; there are {there}; correct it")
+    return cases
 
 
-def kind_of(file):
-    """"image", "mask" or "": what the innermost telling name among a file's folders says."""
-    for name in reversed(file.folder.parts):
-        if MASK_WORD.search(name):
-            return "mask"
-        if IMAGE_WORD.search(name):
-            return "image"
-    return ""
+def files_of(matches):
+    """Return the set of all files in {Pattern: {name: [paths]}}."""
+    return {file for cases in matches.values() for files in cases.values() for file in files}
 
 
-def take(root, files, names, notes):
-    """The files in the folders `names` (a name or path below the root, or any path); the others."""
-    taken = []
-    for name in names or []:
-        part = f"/{unicodedata.normalize('NFC', Path(name).as_posix()).lower()}/"
-        folder = Path(name).absolute()
-        found = [file for file in files if part in f"/{file.folder.as_posix()}/"
-                 or folder in file.path.absolute().parents]
-        found = found or list_files(folder, folder.parent, False, notes)
-        if not found:
-            raise BadInput(f"{root}: no folder {name} with pictures, which are in "
-                           f"{listed(file.folder for file in files)}")
-        taken += found
-    used = {file.path.parent.resolve() / file.path.name for file in taken}
-    return taken, [file for file in files
-                   if file.path.parent.resolve() / file.path.name not in used]
+def default_patterns(root, clean):
+    """Return images/{}.* and NAME/{}.* for each class, unless the folder is JSRT as it unzips."""
+    folders = {normalized(path.name) for path in Path(root).iterdir()
+               if path.is_dir() and not path.name.startswith(".")}
+    if {"All247images", "scratch"} <= folders:
+        return JSRT_IMAGES, JSRT_MASKS
+    if "images" not in folders:
+        raise BadInput(f"{root}: no folder images/, but {listed(os.listdir(root)) or 'nothing'}; "
+                       'write --images "DIR/{}.png" --masks "CLASS=DIR/{}.png"')
+    classes = folders - {"images"} - {Path(pattern.path).parts[0] for pattern in clean}
+    if classes == {"masks"}:
+        return "images/{}.*", ["masks/{}.*"]
+    return "images/{}.*", [f"{name}={name}/{{}}.*" for name in sorted(classes)]
 
 
-def find_files(root, images, masks, notes):
-    """The image files and the mask files below a folder, as --images and --masks or names say: by
-    name, images lie in the root itself and in folders called image or img; where there are none,
-    in all folders that are not called after masks. Masks are what is left.
-    """
-    if not Path(root).is_dir():
-        raise BadInput(f"{root}: no such folder; {CHOOSE}")
-    files = list_files(root, root, not masks, notes)
-    mask_files, files = take(root, files, masks, notes)
-    image_files, files = take(root, files, images, notes)
+def find_cases(root, images=None, masks=None, skip_unpaired=False, clean=None):
+    """Pair the images and masks below a folder, as .github/DATA.md tells. masks, clean: lists."""
+    if not os.path.isdir(root):
+        raise BadInput(f"{root}: no such folder; write one, or phantoms, or phantoms:N")
+    clean = [parse_pattern(text, name="") for text in clean or []]
     if not images:
-        named = [file for file in files if not file.folder.parts or kind_of(file) == "image"]
-        image_files = named or [file for file in files if kind_of(file) != "mask"]
-        files = sorted(set(files) - set(image_files))
-    if masks and files:
-        notes[f"picture(s) passed over in {listed(file.folder for file in files)}"] += len(files)
-    return image_files, mask_files or files
+        images, default_masks = default_patterns(root, clean)
+        masks = masks or default_masks
+    image = parse_pattern(images, is_image=True)
+    masks = [parse_pattern(text) for text in masks or []]
+    found = {pattern.name for pattern in masks}
+    classes = tuple(name for name in [*CLASSES, *sorted(found - set(CLASSES))] if name in found)
+    if len(classes) == 1:
+        clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
+    if "average" in found or not found >= {pattern.name for pattern in clean}:
+        raise BadInput(f"{root}: classes: {listed(found) or 'none'}; none may be called average, "
+                       "and each pattern of --clean needs CLASS= of one of them")
+    clean_files = {pattern: match_files(root, pattern) for pattern in clean}
+    taken = files_of(clean_files)
+    mask_files = {pattern: match_files(root, pattern, taken) for pattern in masks}
+    taken |= files_of(mask_files)
+    image_files = match_files(root, image, taken)
+    notes = Counter()
+    names = pair(root, image_files, mask_files, skip_unpaired, notes)
+    check_clean(root, names, clean_files, notes)
+    left = {file for pattern in [image, *masks, *clean] for file in list_files(root, pattern)}
+    left -= taken | files_of({image: image_files})
+    if left:
+        notes[f"file(s) that fit no pattern: {listed(left)}"] = len(left)
+    paths = [image_files[name][0] for name in names]
+    return Found(str(root), classes, names, paths, mask_files, clean_files, notes)
 
 
-def shortened(names):
-    """Yields the names as they are, then without some of the first and last words common to all."""
-    words = [re.findall(r"\d+|[^\W\d_]+|[\W_]", name) for name in names]
-    first = len(os.path.commonprefix(words))
-    last = len(os.path.commonprefix([parts[::-1] for parts in words]))
-    for start in range(first + 1):
-        for end in range(last + 1):
-            if start + end < min(map(len, words)):
-                yield ["".join(parts[start:len(parts) - end]) for parts in words]
+def pair(root, image_files, mask_files, skip_unpaired, notes):
+    """Return the names, sorted, that have one image and a mask for each pattern."""
+    names = set(image_files)
+    problems = Counter()
+    for pattern, files in mask_files.items():
+        missing, strangers = set(image_files) - set(files), set(files) - set(image_files)
+        problems[f"image(s) without {pattern.text}: {listed(missing)}"] = len(missing)
+        problems[f"mask(s) {pattern.text} without image: {listed(strangers)}"] = len(strangers)
+        names -= missing
+    problems = +problems  # those that occur
+    for name, files in image_files.items():
+        if len(files) > 1:
+            raise BadInput(f"{root}: several images for the case {name}: {listed(files)}; write "
+                           "more into the pattern of --images, or rename them")
+    if problems and not (skip_unpaired and names):
+        found = "; ".join(f"{count} {problem}" for problem, count in problems.items())
+        raise BadInput(f"{root}: {found}; correct the patterns, or --skip-unpaired leaves them out")
+    for problem, count in problems.items():
+        notes[f"{problem} (left out)"] = count
+    return sorted(names, key=lambda name: (name.lower(), name))
 
 
-def match_names(images, masks):
-    """{image: mask} of names that are equal without the prefix and suffix common to all of a side,
-    as much of these as pairs the most. Words and numbers stay whole, so that 1 is not 10.
-    """
-    best = {}
-    for image_names in shortened(images):
-        for mask_names in shortened(masks):
-            full = dict(zip(mask_names, masks))
-            pairs = {image: full[name] for image, name in zip(images, image_names) if name in full}
-            if len(pairs) > len(best):
-                best = pairs
-            if len(best) == min(len(images), len(masks)):
-                return best
-    return best
-
-
-def key_of(file, shared, with_stem):
-    """What tells cases apart: the folders that are above images and masks alike, and the stem."""
-    parts = [name for name in file.folder.parts if name in shared]
-    return "/".join([*parts, file.stem] if with_stem else parts)
-
-
-def find_keys(root, images, masks, notes):
-    """The keys of the images, and {folder: {key: paths}} of the masks. A mask's folder is its
-    innermost one that is not above images too. Where each image has a folder of its own, the masks
-    in it may have any name and number: they are of single objects.
-
-    train/images/1, train/heart/1 -> both have the key train/1, the mask the folder heart
-    id7/images/id7, id7/masks/a, id7/masks/b -> all have the key id7, the masks the folder masks
-    """
-    shared = {name for file in images for name in file.folder.parts}
-    shared &= {name for file in masks for name in file.folder.parts}
-    with_stem = len({key_of(file, shared, False) for file in images}) < len(images)
-    keys = [key_of(file, shared, with_stem) for file in images]
-    if len(set(keys)) < len(keys):
-        raise BadInput(f"{root}: several images are called {max(keys, key=keys.count)}; {CHOOSE}")
-    folders = {}
-    for file in masks:
-        own = [name for name in file.folder.parts if name not in shared] or ["masks"]
-        paths = folders.setdefault(own[-1], {}).setdefault(key_of(file, shared, with_stem), [])
-        paths.append(file.path)
-        if with_stem and len(paths) > 1:
-            raise BadInput(f"{root}: several masks in {own[-1]} are called {file.stem}; {CHOOSE}")
-        if len(paths) == 2:
-            notes[f"image(s) with several masks in {own[-1]}, which are united"] += 1
-    return keys, folders
-
-
-def pair_files(root, images, masks, skip_unpaired, notes):
-    """The Cases, each an image with its masks; and the folders of masks, one a class."""
-    if not images or not masks:
-        raise BadInput(f"{root}: found {len(images)} images and {len(masks)} masks; {CHOOSE}")
-    keys, folders = find_keys(root, images, masks, notes)
-    names = [file.path.stem for file in images]
-    if len(set(names)) < len(names):
-        names = keys  # such as train/1 and val/1
-    cases = [Case(name, file.path, []) for name, file in zip(names, images)]
-    left_out = {}
-    for folder, paths in folders.items():
-        pairs = match_names(keys, list(paths))
-        for case, key in zip(cases, keys):
-            case.masks.extend((folder, path) for path in paths.get(pairs.get(key), []))
-        missing = [name for name, key in zip(names, keys) if key not in pairs]
-        strangers = [paths[key][0].name for key in set(paths) - set(pairs.values())]
-        if missing:
-            left_out[f"image(s) without a mask in {folder}: {listed(missing)}"] = len(missing)
-        if strangers:
-            left_out[f"mask(s) without an image in {folder}: {listed(strangers)}"] = len(strangers)
-    if left_out and not skip_unpaired:
-        found = "; ".join(f"{count} {what}" for what, count in left_out.items())
-        raise BadInput(f"{root}: {found}; --skip-unpaired leaves such files out; images are in "
-                       f"{listed(file.folder for file in images)}; {CHOOSE}")
-    notes.update({f"{what} (left out)": count for what, count in left_out.items()})
-    cases = [case for case in cases if len(dict(case.masks)) == len(folders)]
-    if len(cases) < 3:
-        raise BadInput(f"{root}: {len(cases)} images with masks; at least three are needed")
-    return sorted(cases, key=lambda case: case.name.lower()), list(folders)
-
-
-def class_of(folder):
-    """The class in a folder: "left lung", "right_lung" are both "lungs", "leftMask" is "mask"."""
-    bare = re.sub("left|right|masks?|labels?|[ _-]", "", folder)
-    for name in CLASSES:
-        if bare in (name, name.removesuffix("s")):
-            return name
-    sideless = re.sub("[ _-]*(left|right)[ _-]*", "", folder)
-    return sideless if MASK_WORD.search(folder) else folder
-
-
-def group_classes(root, folders):
-    """{class: folders of masks}, the paper's classes first; only left and right share a class. A
-    single class that is called after masks ("train_masks", "Ground Truth") is "foreground".
-    """
-    groups = {}
-    for folder in folders:
-        groups.setdefault(class_of(folder), []).append(folder)
-    for name, same in groups.items():
-        if len(same) > 1 and sorted(re.findall("left|right", " ".join(same))) != ["left", "right"]:
-            raise BadInput(f"{root}: {', '.join(same)} all seem to hold {name}; {CHOOSE}")
-    unnamed = [name for name in groups if MASK_WORD.search(name)]
-    if len(unnamed) == 1 and "foreground" not in groups:
-        groups["foreground"] = groups.pop(unnamed[0])
-    if len(groups) > 20 or "average" in groups:
-        raise BadInput(f"{root}: {len(groups)} classes, at most 20, none called average; {CHOOSE}")
-    return {name: groups[name] for name in [*CLASSES, *sorted(groups)] if name in groups}
+def check_clean(root, names, clean_files, notes):
+    """Count the redrawn cases; refuse a pattern that fits none, or not those of its class."""
+    redrawn = {}  # {class: names}
+    for pattern, files in clean_files.items():
+        cases = set(files) & set(names)
+        partly = cases ^ redrawn.setdefault(pattern.name, cases)
+        if not cases:
+            raise BadInput(f"{root}: --clean {pattern.text} fits no case, but {listed(files)}; "
+                           "{} must be the name of an image")
+        if partly:
+            raise BadInput(f"{root}: --clean {pattern.text} and another pattern of {pattern.name} "
+                           f"differ in {listed(partly)}; redraw all files of a class, or none")
+    if redrawn:
+        count = len(set.union(*redrawn.values()))
+        notes[f"case(s) redrawn (--clean), {len(names) - count} taken as right"] = count
 
 
 # ------------------------------------------------------------ folders, part 2: from files to arrays
 
-def open_picture(path):
-    """A picture file as Pillow reads it; BadInput where it cannot, or would drop pages or bits."""
+def open_image(path, notes):
+    """Open an image file, turned as its EXIF tag says; refuse what Pillow cannot read whole."""
+    if path.lower().endswith(VOLUMES):
+        ending = re.search(r"(\.nii)?\.\w+$", path.lower())[0]
+        raise BadInput(f"{path}: {ending} is a volume, no image; export slices as PNG")
     try:
-        if path.suffix.lower() == ".img":  # JSRT: 16 bits of which 12 are used, high is dark
+        if path.lower().endswith(".img"):  # JSRT: 16 bits of which 12 are used, high is dark
             raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
             return Image.fromarray(((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8))
-        with Image.open(path) as picture:
-            is_deep = ";16" in str(picture.tile)
-            pages = getattr(picture, "n_frames", 1)
-            has_tag = is_turned(picture)
-            picture.load()
+        # BytesIO: Pillow garbles gray TIFFs with a rotation tag if it opens them by path.
+        with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
+            is_deep = ";16" in str(image.tile)
+            pages = getattr(image, "n_frames", 1)
+            is_turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the readers raise whatever they like
         reason = str(error).partition("\n")[0][:80] or type(error).__name__
-        raise BadInput(f"{path}: cannot be read as a picture ({reason}); replace it") from None
-    if pages > 1 and picture.format != "MPO":  # phones put a second view into a JPG
+        raise BadInput(f"{path}: cannot be read as an image ({reason}); replace it") from None
+    if pages > 1 and image.format != "MPO":  # phones put a second view into a JPEG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
-    if has_tag and picture.format == "TIFF":  # Pillow garbles some of these
-        raise BadInput(f"{path}: a TIFF with a rotation tag; save it turned, without the tag")
-    if is_deep and picture.mode in ("RGB", "RGBA", "LA"):
-        raise BadInput(f"{path}: colours of 16 bits, of which Pillow keeps 8; save it with 8 bits")
-    return picture
+    if is_deep and image.mode in ("RGB", "RGBA", "LA"):
+        raise BadInput(f"{path}: colors of 16 bits, of which Pillow keeps 8; save it with 8 bits")
+    if is_turned:
+        notes["file(s) turned as their EXIF tag says; if masks were drawn on the unturned pixels, "
+              "strip the tag"] += 1
+    return image
 
 
-def to_array(picture):
-    """A picture as (H, W) grey values, or (H, W, 3) uint8 where it is coloured, without alpha."""
-    if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
-        return np.asarray(picture)
-    colours = np.asarray(picture.convert("RGB"))
-    return colours[..., 0] if (colours == colours[..., :1]).all() else colours
+def to_array(image, path):
+    """Return grays (H, W), or (H, W, 3) uint8 if there are colors, without alpha."""
+    if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
+        colors = np.asarray(image.convert("RGB"))
+        return colors[..., 0] if (colors == colors[..., :1]).all() else colors
+    grays = np.asarray(image)
+    if not np.isfinite(grays).all():
+        raise BadInput(f"{path}: holds NaN or infinity; replace or remove it")
+    return grays
 
 
-def are_alike(shape, other):
-    """Whether two (H, W) have the same proportions, to 1 %."""
-    return abs(shape[0] * other[1] / (shape[1] * other[0]) - 1) <= 0.01
-
-
-def is_turned(picture):
-    """Whether a picture has a tag that says how to turn it."""
-    return picture.getexif().get(ORIENTATION, 1) in range(2, 9)
-
-
-def turned(picture, note, notes):
-    """A picture turned as its tag says, which is noted, or as it is where it has none."""
-    if not is_turned(picture):
-        return picture
-    notes[note] += 1
-    picture.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
-    return ImageOps.exif_transpose(picture)
-
-
-def read_image(path, notes, exif=True):
-    """An image file as grey (H, W) uint8, whatever its colours and depth."""
-    picture = open_picture(path)
-    if exif:
-        note = "image(s) turned as EXIF says, unless only unturned fits masks; see --no-exif"
-        picture = turned(picture, note, notes)
-    grey = to_array(picture)
-    if grey.ndim == 3:
-        grey = grey.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
-    low, high = grey.min(), grey.max()
-    if low == high or not np.isfinite(grey).all():
-        raise BadInput(f"{path}: constant or not finite; replace or remove this image")
-    if grey.dtype == np.uint8:
-        return grey
-    inner = grey[(grey > low) & (grey < high)]  # without padding and hot pixels
+def read_image(path, notes):
+    """Read an image file as gray (H, W) uint8, whatever its colors and depth."""
+    gray = to_array(open_image(path, notes), path)
+    if gray.ndim == 3:
+        gray = gray.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
+    low, high = gray.min(), gray.max()
+    if low == high:
+        raise BadInput(f"{path}: constant once converted to gray; replace or remove this image")
+    if gray.dtype == np.uint8:
+        return gray
+    inner = gray[(gray > low) & (gray < high)]  # without padding and hot pixels
     if inner.size:
         low, high = np.quantile(inner, (0.001, 0.999))
     notes["image(s) of more than 8 bits, stretched from their 0.1 % to their 99.9 % quantile"] += 1
-    scaled = (grey.astype(np.float64) - low) / max(float(high) - float(low), 1e-12)
+    scaled = (gray.astype(np.float64) - low) / max(float(high) - float(low), 1e-12)
     return (255 * scaled.clip(0, 1)).astype(np.uint8)
 
 
-def read_numbers(path, values, exif, notes):
-    """A mask file as numbers (H, W): greys as they are, colours as `COLOUR` says; the indices of a
-    coloured palette, where there are `values` and none of them is a colour; and alpha, where a mask
-    is drawn upon transparency.
-    """
-    picture = open_picture(path)
-    if exif:
-        picture = turned(picture, "mask(s) turned as EXIF says; see --no-exif", notes)
-    numbers = to_array(picture)
-    if values and has_coloured_palette(picture) and not asks_for_colours(values):
-        numbers = np.asarray(picture)
+def color_numbers(colors):
+    """Return numbers (...) of colors (..., 3): grays as they are, others as COLOR + 0xRRGGBB."""
+    is_gray = (colors == colors[..., :1]).all(axis=-1)
+    return np.where(is_gray, colors[..., 0], COLOR + colors @ [1 << 16, 1 << 8, 1])
+
+
+def spell(number):
+    """Return a number of a mask as text, a color as #RRGGBB."""
+    return f"#{int(number) - COLOR:06x}" if number >= COLOR else f"{number:g}"
+
+
+def read_numbers(path, pattern, notes):
+    """Read a mask file as the numbers (H, W) that =VALUE is compared with; 0 where transparent."""
+    image = open_image(path, notes)
+    value = pattern.value or "#"
+    if image.format in LOSSY:
+        if "-" not in value or 0 < value_range(pattern)[0] < 32:
+            raise BadInput(f"{path}: JPEG and WebP blur the values of a mask; end the pattern with "
+                           "=128- (its bright half)")
+        image = image.convert("L")
+    palette = np.reshape(image.getpalette() or [], (-1, 3))
+    if image.mode == "P" and "#" not in value and (palette != palette[:, :1]).any():
+        numbers = np.asarray(image)  # indices
+    else:
+        numbers = to_array(image, path)
+    if numbers.ndim == 3 and "-" in value:
+        numbers = numbers.max(axis=-1)  # a range is one of brightness
     elif numbers.ndim == 3:
-        is_grey = (numbers == numbers[..., :1]).all(axis=-1)
-        numbers = np.where(is_grey, numbers[..., 0], COLOUR + numbers @ [10 ** 6, 1000, 1])
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-        if alpha.min() == 0 and (numbers == numbers.flat[0]).all():
-            return alpha
-        if (numbers[alpha == 0] != 0).any():
-            raise BadInput(f"{path}: is transparent in part, over colours; save it without")
+        numbers = color_numbers(numbers)
+    if "A" in image.getbands() or "transparency" in image.info:
+        numbers = np.where(np.asarray(image.convert("RGBA"))[..., 3] == 0, 0, numbers)
     return numbers
 
 
-def has_coloured_palette(picture):
-    """Whether the numbers in a picture stand for colours of a palette, used or not."""
-    if picture.mode != "P":
-        return False
-    palette = np.reshape(picture.getpalette(), (-1, 3))
-    return (palette != palette[:, :1]).any()
+def read_mask(path, pattern, seen, notes):
+    """Read a mask file as bool (H, W); add its values to `seen`, those of its pattern so far."""
+    numbers = read_numbers(path, pattern, notes)
+    seen.update(np.unique(numbers).tolist())
+    if pattern.value is not None:
+        low, high = value_range(pattern)
+        return (numbers >= low) & (numbers <= high)
+    if len(seen - {0}) > 1:
+        raise BadInput(f"{path}: values {listed(seen, spell)} in {pattern.text}, not 0 and one "
+                       "other; end the pattern with =1- (all but 0) or =128- (the bright half, for "
+                       "soft edges), or write CLASS=...=VALUE for each class")
+    return numbers != 0
 
 
-def asks_for_colours(values):
-    """Whether --values, see `label_values`, names a colour."""
-    return any(low >= COLOUR for ranges in values.values() for low, _ in ranges)
+def read_class(found, matches, class_name, name, shape, seen):
+    """Unite the masks of a class and a case: bool (H, W); None if there are none."""
+    united = None
+    for pattern, cases in matches.items():
+        if pattern.name != class_name:
+            continue
+        for file in cases.get(name, []):
+            path = os.path.join(found.root, file)
+            mask = read_mask(path, pattern, seen[pattern], found.notes)
+            stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
+            if abs(stretch - 1) > 0.01 or (united is not None and united.shape != mask.shape):
+                raise BadInput(f"{path}: height and width {mask.shape}, but {shape} in the image or"
+                               " another mask; make them alike; a rotation tag (EXIF) may do it")
+            united = mask if united is None else united | mask
+    return united
 
 
-def has_soft_edges(numbers, found):
-    """Whether few greys lie between the lowest and the highest tenth, and nowhere but at edges."""
-    top = float(found[-1])
-    between = (numbers > 0.1 * top) & (numbers < 0.9 * top)
-    is_rare = between.sum() <= 2 * (numbers >= 0.9 * top).sum()
-    return len(found) > 4 and 32 <= top < COLOUR and is_rare and not erode(between, 3).any()
+def read_cases(found):
+    """Read the files of `find_cases`: a Source, and the clean labels; print a summary."""
+    count, classes = len(found.names), found.classes
+    images = np.empty((count, GRID, GRID), dtype=np.uint8)
+    labels = np.empty((count, len(classes), GRID, GRID), dtype=bool)
+    truth = labels.copy() if found.clean else labels
+    drawn = np.empty((count, len(classes)))  # the share of foreground in the files
+    shapes, seen = [], {pattern: set() for pattern in [*found.masks, *found.clean]}
+    for i, name in enumerate(progress(found.names, "reading cases")):
+        image = read_image(os.path.join(found.root, found.paths[i]), found.notes)
+        images[i] = resize(image, GRID)
+        shapes.append(image.shape)
+        for c, class_name in enumerate(classes):
+            mask = read_class(found, found.masks, class_name, name, image.shape, seen)
+            redrawn = read_class(found, found.clean, class_name, name, image.shape, seen)
+            drawn[i, c] = mask.mean()
+            labels[i, c] = resize(mask, GRID)
+            truth[i, c] = labels[i, c] if redrawn is None else resize(redrawn, GRID)
+    print(f"{found.root}: {count} cases, height and width {min(shapes)} to {max(shapes)}")
+    print_patterns(found, seen)
+    print_classes(found, drawn, labels)
+    for note, number in found.notes.items():
+        print(f"  {number} {note}")
+    labels = labels if classes else None
+    return Source(classes, found.names, images, labels, shapes, found.paths), truth
 
 
-def read_mask(path, folder, values, exif, seen, notes):
-    """A mask file as bool (1, H, W); or a label picture as (classes, H, W), one for each of
-    `values`. Adds its numbers to `seen`, a set of those in this folder so far.
-    """
-    numbers = read_numbers(path, values, exif, notes)
-    found = np.unique(numbers)
-    if has_soft_edges(numbers, found):
-        notes[f"mask(s) in {folder} with soft edges, cut at half or as --values says"] += 1
-    else:
-        seen.update(found.tolist())
-    if not values:
-        if len(seen - {0}) > 1:
-            advice = "--values x=1- takes all, x=128- the top half"
-            if max(seen) >= COLOUR and len(seen) > 20:
-                advice = "so many colours come from blurring, as in JPEG; save masks as grey PNG"
-            raise BadInput(f"{path}: {folder} has the values {listed(seen)} (colour: 1RRRGGGBBB); "
-                           f"masks have 0 and another; {advice}")
-        return numbers[np.newaxis] > found[-1] / 2
-    masks = np.zeros((len(values), *numbers.shape), dtype=bool)
-    for mask, ranges in zip(masks, values.values()):
-        for low, high in ranges:
-            mask |= (numbers >= low) & (numbers <= high)
-    rest = numbers[(numbers != 0) & ~masks.any(axis=0)]
-    if rest.size:
-        notes[f"label picture(s) with values of no class, such as {rest.min()}: background"] += 1
-    return masks
+def print_patterns(found, seen):
+    """Print an example and the values of each pattern, and the values that none of them takes."""
+    print(f"  image of {found.names[0]}: {found.paths[0]}")
+    background = {}  # {path of patterns: values}
+    for pattern, cases in [*found.masks.items(), *found.clean.items()]:
+        name = next(name for name in found.names if name in cases)
+        print(f"  {pattern.name} of {name}: {cases[name][0]}; values in {pattern.text}: "
+              f"{listed(seen[pattern], spell)}")
+        if pattern.value is not None:
+            low, high = value_range(pattern)
+            others = {value for value in seen[pattern] if value and not low <= value <= high}
+            background[pattern.path] = background.get(pattern.path, others) & others
+    for path, values in background.items():
+        if values:
+            print(f"  background in {path}, values of no class: {listed(values, spell)}")
 
 
-def read_case(case, classes, values, exif, seen, notes):
-    """The image (H, W) uint8 of a case and its masks (classes, H, W) bool; files of a class are
-    united. classes: {class: folders of masks}; seen: {folder: values in its files so far}.
-    """
-    parts = [read_mask(path, folder, values, exif, seen[folder], notes)
-             for folder, path in case.masks]
-    shapes = sorted({part.shape[1:] for part in parts})
-    image = read_image(case.image, notes, exif)
-    if not are_alike(image.shape, shapes[0]):  # perhaps the masks do not follow an EXIF tag
-        image = read_image(case.image, notes, exif=False)
-    if len(shapes) > 1 or not are_alike(image.shape, shapes[0]):
-        raise BadInput(f"{case.image}: shape {image.shape}, masks {listed(shapes)}; make alike")
-    masks = np.zeros((len(classes), *shapes[0]), dtype=bool)
-    for (folder, _), part in zip(case.masks, parts):  # part: one mask, or with values one a class
-        masks[[folder in folders for folders in classes.values()]] |= part
-    return image, masks
+def print_classes(found, drawn, labels):
+    """Print how much the masks of each class hold; refuse those that seem inverted."""
+    for c, name in enumerate(found.classes):
+        masks, in_files = labels[:, c], drawn[:, c]
+        shares = masks.mean(axis=(1, 2))
+        lost = ((in_files > 0) & (shares == 0)).sum()
+        print(f"  {name}: {in_files.mean():.1%} of the pixels in the files, {shares.mean():.1%} at "
+              f"{GRID} x {GRID}; {(in_files == 0).sum()} empty masks, {lost} more once resized")
+        border = np.mean([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]])
+        texts = [pattern.text for pattern in found.masks
+                 if pattern.name == name and pattern.value is None]
+        if texts and shares.mean() > 0.5 and border > 0.9:
+            raise BadInput(f"{found.root}: masks of {name} seem inverted, the border is foreground;"
+                           f" write {texts[0]}=0 if they are, =1- if they are not")
 
 
-def read_folder(root, images=None, masks=None, values=None, skip_unpaired=False, exif=True):
-    """Reads images, and masks in one folder per class, below `root`; README, "Your data".
-
-    images, masks: names or paths of folders; values: see `label_values`; skip_unpaired: leave out
-    what has no partner; exif: turn photographs as they say. Prints what it found. Returns the class
-    names, the case names, images (N, 256, 256) uint8 and masks (N, classes, 256, 256) bool.
-    """
-    notes = Counter()
-    image_files, mask_files = find_files(root, images, masks, notes)
-    cases, folders = pair_files(root, image_files, mask_files, skip_unpaired, notes)
-    classes = group_classes(root, values or folders)
-    if values and len(folders) > 1:
-        raise BadInput(f"{root}: --values is for one folder, not for {listed(folders)}; {CHOOSE}")
-    if values:
-        values = {name: values[same[0]] for name, same in classes.items()}
-        classes = dict.fromkeys(classes, folders)
-
-    pictures = np.empty((len(cases), GRID, GRID), dtype=np.uint8)
-    labels = np.empty((len(cases), len(classes), GRID, GRID), dtype=bool)
-    drawn = np.empty((len(cases), len(classes)))  # the share of foreground in the files
-    shapes, seen = set(), {folder: set() for folder in folders}
-    for i, case in enumerate(cases):
-        image, case_masks = read_case(case, classes, values, exif, seen, notes)
-        pictures[i], labels[i] = resize(image, GRID), resize(case_masks, GRID)
-        drawn[i] = case_masks.mean(axis=(1, 2))
-        shapes.add(image.shape)
-    print(f"{root}: {len(cases)} cases, height and width {min(shapes)} to {max(shapes)}")
-    for folder, path in dict(cases[0].masks).items():
-        print(f"  masks in {folder} (--masks chooses), such as {path.name} for {cases[0].name}: "
-              f"values {listed(seen[folder]) or 'soft'}")
-    for c, name in enumerate(classes):
-        check_class(root, name, drawn[:, c], labels[:, c])
-    for note, count in notes.items():
-        print(f"  {count} {note}")
-    return tuple(classes), [case.name for case in cases], pictures, labels
-
-
-def check_class(root, name, drawn, masks):
-    """Prints what the masks (N, 256, 256) of a class hold; `drawn` (N,) is the share of foreground
-    in their files. BadInput where they cannot be meant so.
-    """
-    shares = masks.mean(axis=(1, 2))
-    empty, full = (shares == 0).sum(), (shares == 1).sum()
-    print(f"  {name}: {shares.mean():.1%} of the picture; {empty} empty and {full} full masks")
-    growth = shares[drawn > 0] / drawn[drawn > 0]
-    changed = ((growth < 0.8) | (growth > 1.25)).sum()
-    if changed:
-        print(f"    too small for the grid: lost in {(growth == 0).sum()} masks, area changed in "
-              f"{changed} (x {np.median(growth):.2f}); crop the pictures, or raise GRID in data.py")
-    border = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
-    if empty + full == len(masks) or (shares.mean() > 0.5 and np.mean(border) > 0.9):
-        raise BadInput(f"{root}: every mask of {name} is empty or full, or they seem inverted (the "
-                       "border is foreground); correct them or --values, or leave the class out")
-
-
-# ----------------------------------------------------------------------- options and the whole road
-
-def label_values(text):
-    """An argparse type: "lungs=255,cells=1-,road=128-64-128" -> {class: [[lowest, highest], ...]}.
-
-    A value is a grey, a range of greys (1- is everything above 0), or a colour as red-green-blue.
-    A class may have several: "lungs=1,lungs=2".
-    """
-    values = {}
-    for pair in text.lower().split(","):
-        name, _, value = pair.partition("=")
-        if not name.strip() or not re.fullmatch(r"\d+|\d+-\d*|\d+-\d+-\d+", value.strip()):
-            raise BadInput(f"--values: {pair} is not like lungs=255, cells=1- or road=128-64-128")
-        numbers = value.strip().split("-")
-        if len(numbers) == 3 and len(set(numbers)) > 1:
-            red, green, blue = map(int, numbers)
-            low = high = COLOUR + 10 ** 6 * red + 1000 * green + blue
-        else:
-            low = int(numbers[0])
-            high = int(numbers[-1] or 2 * COLOUR)
-        values.setdefault(class_of(name.strip()), []).append([low, high])
-    return values
-
+# ---------------------------------------------------------------------- options, reading, loading
 
 def add_options(parser):
-    """Adds the options that say where the data are and how they are read."""
+    """Add the options that say where the data are and how they are read."""
     add = parser.add_argument
-    add("--data", default="phantoms", help="a folder of images and masks; or phantoms:N")
-    add("--images", nargs="+", metavar="DIR", help="the folders of images, by name or path")
-    add("--masks", nargs="+", metavar="DIR", help="the folders of masks, one per class")
-    add("--values", type=label_values, metavar="CLASS=VALUE,...",
-        help="for label pictures: lungs=255,heart=85; cells=1- (1 and more); road=128-64-128")
+    add("--data", default="phantoms", help="a folder of images and masks, or phantoms:N")
+    add("--images", metavar="PATTERN", help='paths of the images, as in "imgs/{}.jpg"; {} is the '
+        "name of a case; see .github/DATA.md")
+    add("--masks", nargs="+", metavar="PATTERN",
+        help='paths of the masks, as in "heart=labels/{}.png=85": [CLASS=]PATH[=VALUE]')
     add("--skip-unpaired", action="store_true", help="leave out files without a partner")
-    add("--no-exif", dest="exif", action="store_false", help="do not turn photographs as they say")
 
 
-def read(source, **reading):
-    """What `read_folder` returns, of a folder, of "phantoms" (247 of them), or of "phantoms:N"."""
-    kind, _, count = str(source).partition(":")
-    if kind != "phantoms":
-        return read_folder(source, **reading)
-    given = [name for name in READING if name != "exif" and reading.get(name)]
-    if not re.fullmatch(r"\d{0,5}", count) or int(count or 247) < 3 or given:
-        raise BadInput(f"{source}: write phantoms, or phantoms:N with N from 3 to 99999, and no "
-                       "option for reading folders")
-    images, masks = phantoms(int(count or 247))
-    return CLASSES, [f"phantom{i:05d}" for i in range(len(images))], images, masks
+def is_phantoms(data):
+    """Whether the cases are drawn, so that their labels are known to be clean."""
+    return str(data).partition(":")[0] == "phantoms"
 
 
-def load(data, size, noise, band, seed, noise_kind="erode-dilate", clean=None, group=None,
-         clean_dice=0.99, **reading):
-    """The whole road: read, split, corrupt labels on the 256-pixel grid, resize to size x size.
+def find(data, images=None, masks=None, skip_unpaired=False, clean=None):
+    """Find the cases of a folder, of "phantoms" (247 of them) or "phantoms:N": Found."""
+    if not is_phantoms(data):
+        return find_cases(data, images, masks, skip_unpaired, clean)
+    count = str(data).partition(":")[2] or "247"
+    has_options = images or masks or skip_unpaired or clean
+    if has_options or not re.fullmatch(r"\d{1,5}", count) or int(count) < 3:
+        raise BadInput(f"{data}: write phantoms, or phantoms:N with N from 3 to 99999, without "
+                       "options for reading folders")
+    names = [f"phantom{i:05d}" for i in range(int(count))]
+    return Found(str(data), CLASSES, names, names, {}, {}, Counter())
 
-    The arguments are train.py's options: noise in 0..1; band as text, "5-13"; clean: a folder like
-    `data` with clean labels, with which a label below clean_dice is "given"; group: see
-    `split_by_group`. Returns the class names, the training and the test Cases. Test labels are
-    corrupted too, to be scored; Dice uses their `clean`.
+
+def read_found(found):
+    """Read or draw the cases of `find`: a Source, and the clean labels."""
+    if not is_phantoms(found.root):
+        return read_cases(found)
+    images, masks = phantoms(len(found.names))
+    shapes = [(GRID, GRID)] * len(images)
+    return Source(CLASSES, found.names, images, masks, shapes, found.paths), masks
+
+
+def read(data, images=None, masks=None, skip_unpaired=False):
+    """Read all cases of a folder, of "phantoms" or "phantoms:N": a Source. Nothing is split."""
+    return read_found(find(data, images, masks, skip_unpaired))[0]
+
+
+def load_all(data, size, images=None, masks=None, skip_unpaired=False):
+    """Read all cases with their labels as they are: a Source, and Cases (None without masks)."""
+    source = read(data, images, masks, skip_unpaired)
+    if source.labels is None:
+        return source, None
+    everything = range(len(source.names))
+    return source, make_cases(source, source.labels, everything, size, is_phantoms(data))
+
+
+def make_cases(source, truth, indices, size, known, noise=0, band=(1, 1), seed=0,
+               noise_kind="erode-dilate"):
+    """Take cases out of a Source, add noise, and resize: Cases. truth: the clean labels."""
+    given, truth = source.labels[indices], truth[indices]
+    noisy, operation, pixels = corrupt_labels(given, noise, band, seed, noise_kind)
+    total = given.sum(axis=(2, 3)) + truth.sum(axis=(2, 3))
+    dice = np.where(total > 0, 2 * (given & truth).sum(axis=(2, 3)) / np.maximum(total, 1), 1)
+    for i in np.flatnonzero((dice < CLEAN_DICE).any(axis=1)):
+        if operation[i] == "":
+            operation[i] = "given"
+    names = [source.names[i] for i in indices]
+    return Cases(names, resize(source.images[indices], size), resize(noisy, size),
+                 resize(truth, size), operation, pixels, known)
+
+
+def load(data, size, noise, band, seed, noise_kind="erode-dilate", images=None, masks=None,
+         skip_unpaired=False, group=None, clean=None, exclude=None, test_images=None,
+         test_masks=None):
+    """Load everything: read, split, add noise on the 256-pixel grid, resize to size x size.
+
+    The arguments are train.py's options: noise in 0..1; band as text, "5-13"; group: a regular
+    expression; exclude: a file of names. Returns the classes, the training and the test Cases.
+    Test labels get noise too, to be scored; Dice uses their `clean`. BadInput for a wrong argument
+    comes before any image is read.
     """
-    classes, names, images, given = read(data, **reading)
-    truth = given
-    if clean:
-        truth = read_clean(data, clean, classes, names, reading)
-    if group:
-        parts = split_by_group(names, group, seed)
+    band = check_noise(noise, band, noise_kind)
+    if bool(test_images) != bool(test_masks) or (test_images and group):
+        raise BadInput("--test-images and --test-masks go together, and not with --group")
+    found = find(data, images, masks, skip_unpaired, clean)
+    if test_images:
+        test_found = find(data, test_images, test_masks, skip_unpaired)
+        test_names = [f"test/{name}" for name in test_found.names]
+        training, test = np.arange(len(found.names)), np.arange(len(test_names))
     else:
-        parts = split(len(names), seed)
-    smallest, largest = band.split("-")
-    both = []
-    for part, indices in enumerate(parts):
-        noisy, operation, pixels = corrupt_labels(
-            given[indices], noise, (int(smallest), int(largest)), (seed, 1 + part), noise_kind)
-        for i, index in enumerate(indices):
-            if operation[i] == "" and lowest_dice(given[index], truth[index]) < clean_dice:
-                operation[i] = "given"
-        both.append(Cases([names[i] for i in indices], resize(images[indices], size),
-                          resize(noisy, size), resize(truth[indices], size), operation, pixels))
-    return classes, *both
+        test_found, test_names = found, found.names
+        training, test = split(found.paths if group else found.names, seed, group)
+    if not found.classes or test_found.classes != found.classes:
+        raise BadInput(f"{data}: masks of {listed(found.classes) or 'no class'}, test masks of "
+                       f"{listed(test_found.classes) or 'no class'}; name the same classes in "
+                       '--masks "CLASS=DIR/{}.png" and --test-masks')
+    if exclude:
+        training = exclude_cases(exclude, found.names, training, test_names)
+
+    source, truth = test_source, test_truth = read_found(found)
+    for c, name in enumerate(source.classes):
+        if np.isin(source.labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
+            raise BadInput(f"{data}: every mask of {name} is empty or full; correct the masks or "
+                           "their =VALUE (the values found stand above), or leave the class out")
+    if test_images:
+        test_source, test_truth = read_found(test_found)
+        test_source = test_source._replace(names=test_names)
+    print_split(source, training, test_source, test, bool(test_images))
+    known = is_phantoms(data) or noise > 0 or bool(clean)
+    return (source.classes,
+            make_cases(source, truth, training, size, known, noise, band, (seed, 1), noise_kind),
+            make_cases(test_source, test_truth, test, size, known, noise, band, (seed, 2),
+                       noise_kind))
 
 
-def lowest_dice(a, b):
-    """The lowest Dice over the classes of two labels (classes, H, W); 1 for two empty masks."""
-    dice = []
-    for first, second in zip(a, b):
-        total = first.sum() + second.sum()
-        dice.append(2 * (first & second).sum() / total if total else 1.0)
-    return min(dice)
+def check_noise(noise, band, kind):
+    """Return the band as two numbers; BadInput if it, the noise or its kind cannot be meant."""
+    if not 0 <= noise <= 1:
+        raise BadInput(f"--noise {noise}: write a share from 0 to 1")
+    match = re.fullmatch(r"(\d+)-(\d+)", band)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) <= GRID:
+        raise BadInput(f"--band {band}: write two radii from 1 to {GRID}, as in 5-13")
+    if not set(kind.split("-")) <= set(DAMAGE):
+        raise BadInput(f"--noise-kind {kind}: write one or several of {', '.join(DAMAGE)}, joined "
+                       "by -")
+    return int(match[1]), int(match[2])
 
 
-def read_clean(data, clean, classes, names, reading):
-    """The masks (N, classes, 256, 256) of a folder with the cases and classes of `data`."""
-    if str(data).partition(":")[0] == "phantoms":
-        raise BadInput(f"--clean {clean}: phantoms bring their clean labels; leave --clean out")
-    own = dict(reading)
-    for option in ("images", "masks"):  # names hold for both folders, paths lead to `data`
-        own[option] = [name for name in reading.get(option) or []
-                       if len(Path(name).parts) == 1 or not Path(name).is_dir()]
-    clean_classes, clean_names, _, truth = read_folder(clean, **own)
-    if (clean_classes, clean_names) != (classes, names):
-        raise BadInput(f"{clean}: {len(clean_names)} cases of {', '.join(clean_classes)}; --clean "
-                       f"needs the {len(names)} of {', '.join(classes)} in {data}, by name")
-    return truth
+def exclude_cases(path, names, training, test_names):
+    """Return the training indices without the names in a file: one a line, or a suspects.csv."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        lines = file.read().splitlines()
+    if str(path).endswith(".csv"):
+        lines = [row.get("name") or "" for row in csv.DictReader(lines)]
+    excluded = {normalized(line.strip()) for line in lines} - {""}
+    unknown = excluded - set(names) - set(test_names)
+    if unknown or not excluded:
+        raise BadInput(f"--exclude {path}: {len(excluded)} names, of no case: {listed(unknown)}; "
+                       "write one a line, or a .csv with the column name")
+    kept = np.array([i for i in training if names[i] not in excluded], dtype=int)
+    if len(kept) == 0:
+        raise BadInput(f"--exclude {path}: no training case is left; name fewer")
+    left_out = len(training) - len(kept)
+    print(f"--exclude: {left_out} of {len(training)} training cases left out; "
+          f"{len(excluded) - left_out} of the names are test cases, which stay")
+    return kept
 
 
-def load_all(data, size, **reading):
-    """All cases of a source, with its labels as they are: the class names and the Cases."""
-    classes, names, images, masks = read(data, **reading)
-    masks = resize(masks, size)
-    untouched, no_radius = [""] * len(names), np.zeros(len(names), dtype=int)
-    return classes, Cases(names, resize(images, size), masks, masks, untouched, no_radius)
+def print_split(source, training, test_source, test, is_own):
+    """Say so if own folders train/ and test/ are split anew, or if images are on both sides."""
+    folders = {part for path in source.paths for part in Path(path).parts[:-1]
+               if part.lower() in SPLIT_FOLDERS}
+    if folders and not is_own:
+        print(f"  images of {listed(folders)}: split anew at random; --test-images and "
+              "--test-masks keep an own split")
+    known = {hash(source.images[i].tobytes()): source.names[i] for i in training}
+    same = []
+    for i in test:
+        content = hash(test_source.images[i].tobytes())
+        if content in known:
+            same.append(f"{test_source.names[i]} = {known[content]}")
+    if same:
+        print(f"  {len(same)} test image(s) identical to a training image: {listed(same)}; remove "
+              "them, or keep them together with --group")
 
 
-def has_labels(data, **reading):
-    """Whether there are masks in `data`, paired or not; if not, `load_images` reads it."""
-    if str(data).partition(":")[0] == "phantoms":
-        return True
-    return bool(find_files(data, reading.get("images"), reading.get("masks"), Counter())[1])
-
-
-def load_images(data, size, **reading):
-    """The case names and images (N, size, size) uint8 of a folder of images; masks are not read.
-
-    A name is the file's stem, or "folder/stem" where two images share their stems.
-    """
-    notes = Counter()
-    files, masks = find_files(data, reading.get("images"), reading.get("masks"), notes)
-    if not files:
-        raise BadInput(f"{data}: no images in it or in images/; --images names other folders")
-    names = [file.path.stem for file in files]
-    if len(set(names)) < len(names):
-        names = [(file.folder / file.path.stem).as_posix() for file in files]
-    if len(set(names)) < len(names):
-        raise BadInput(f"{data}: several images are called {max(names, key=names.count)}; "
-                       "rename them")
-    exif = reading.get("exif", True)
-    images = [resize(read_image(file.path, notes, exif), GRID) for file in files]
-    print(f"{data}: {len(names)} images, and {len(masks)} masks, which are not read")
-    for note, count in notes.items():
-        print(f"  {count} {note}")
-    return names, resize(np.stack(images), size)
-
-
-def digests(cases):
-    """For each case a short text that changes when its image, its label or its clean label does."""
-    texts = []
-    for image, label, clean in zip(cases.images, cases.labels, cases.clean):
-        content = image.tobytes() + label.tobytes() + clean.tobytes()
-        texts.append(hashlib.sha256(content).hexdigest()[:12])
-    return texts
+def digest(*cases):
+    """Return one text that changes with any name, image, label or clean label of the Cases."""
+    content = hashlib.sha256()
+    for part in cases:
+        content.update("\n".join(part.names).encode())
+        for array in (part.images, part.labels, part.clean):
+            content.update(str(array.shape).encode() + array.tobytes())
+    return content.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------- phantoms
-# The drawing code is an asset: skip it when reading.
+# The drawing code may be skipped when reading.
 #
-# Every organ is a signed field over the picture, positive inside: field > 0 is its mask, and
+# Every organ is a signed field over the image, positive inside: field > 0 is its mask, and
 # _soft(field, width), the same shape with a soft edge, adds to what the X-rays must cross. Patient
-# coordinates: x = 0 on the midline, +-1 at the chest walls (x < 0, left in the picture, is the
+# coordinates: x = 0 on the midline, +-1 at the chest walls (x < 0, left in the image, is the
 # patient's right); y = 0 at the lung tips, 1 at the lowest lung angle.
 # vary(mean, spread) draws what differs between patients.
 
@@ -809,7 +785,7 @@ def phantoms(n=247, seed=0, size=256):
     images = np.empty((n, size, size), np.uint8)
     masks = np.empty((n, 3, size, size), bool)
     row, col = ((np.mgrid[:size, :size] + 0.5) / size).astype(np.float32)
-    for i in range(n):
+    for i in progress(range(n), "drawing phantoms"):
         rng = np.random.default_rng((seed, i))
         vary = functools.partial(_draw, rng)
         middle, half_width, tilt = vary(0.50, 0.015), vary(0.40, 0.027), vary(0, 0.02)
@@ -956,7 +932,7 @@ def _film(attenuation, t, rng, vary):
     waves = np.cos(np.pi * order * t[:, None])
     weights = 0.1 / (1 + np.hypot(order, order[:, None])) ** 1.3
     texture = waves @ (weights * rng.standard_normal((32, 32), np.float32)) @ waves.T
-    blur = _blob((t - t[:, None]) / vary(0.004, 0.0012))  # row i: how pixel i mixes its neighbours
+    blur = _blob((t - t[:, None]) / vary(0.004, 0.0012))  # row i: how pixel i mixes its neighbors
     blur /= blur.sum(1, keepdims=True)
     seen = blur @ (attenuation + texture) @ blur.T
     seen += rng.standard_normal(seen.shape, np.float32) * vary(0.012, 0.004) * np.exp(0.5 * seen)

@@ -1,8 +1,14 @@
-"""Morphology, noise, sizes, split and phantoms against brute force and counts."""
+"""Noise, sizes and the split against brute force and counts; what `load` makes of its arguments."""
+import inspect
+import io
+import sys
+
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
 import data
+from conftest import write_folder
 
 
 def brute_dilate(mask, n):
@@ -103,10 +109,19 @@ def test_noise_is_made_on_the_256_grid_at_every_size():
 
 
 def test_split_has_the_papers_proportion():
-    train, test = data.split(247, 0)
+    names = [str(i) for i in range(247)]
+    train, test = data.split(names, 0)
     assert (len(train), len(test)) == (165, 82)
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(247))
-    assert not np.array_equal(train, data.split(247, 1)[0])
+    assert not np.array_equal(train, data.split(names, 1)[0])
+
+
+def test_split_keeps_groups_together():
+    names = [f"p{i // 3}_{i % 3}" for i in range(30)]
+    training, test = data.split(names, 0, r"p\d+")
+    assert sorted([*training, *test]) == list(range(30))
+    assert len(training) == 3 * round(10 * 165 / 247)
+    assert not {names[i][:2] for i in training} & {names[i][:2] for i in test}
 
 
 @pytest.mark.parametrize("old, new", [(256, 128), (100, 64), (50, 80), (7, 7)])
@@ -128,8 +143,141 @@ def test_phantoms_are_reproducible_and_complete():
     assert images.shape == (20, 256, 256) and images.dtype == np.uint8
     assert masks.shape == (20, 3, 256, 256) and masks.dtype == bool
     assert masks.any(axis=(2, 3)).all()
-    share = masks.mean(axis=(0, 2, 3))  # of the picture, near JSRT's 31 %, 9 % and 2 %
+    share = masks.mean(axis=(0, 2, 3))  # of the image, near JSRT's 31 %, 9 % and 2 %
     assert 0.25 < share[0] < 0.37 and 0.06 < share[1] < 0.12 and 0.01 < share[2] < 0.03
     lungs, clavicles = masks[:, 0], masks[:, 2]
     assert (lungs & clavicles).sum() / clavicles.sum() > 0.7  # classes overlap
     assert images[lungs].mean() < images[~lungs].mean() - 30  # lungs are dark
+
+
+# ------------------------------------------------------------------------------ load: its arguments
+
+LOAD = {"size": 64, "noise": 0, "band": "5-13", "seed": 0}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve phantoms as a folder: images/ and heart/."""
+    images, masks = data.phantoms(12)
+    write_folder(tmp_path / "folder", images, heart=masks[:, 1])
+    return tmp_path / "folder"
+
+
+def test_only_phantoms_noise_and_clean_labels_are_known(folder):
+    assert data.load("phantoms:6", **LOAD)[1].known and data.load("phantoms:6", **LOAD)[2].known
+    assert not data.load(folder, **LOAD)[1].known
+    assert data.load(folder, **{**LOAD, "noise": 0.5})[1].known
+    assert set(data.LOAD) == set(inspect.signature(data.load).parameters)
+
+
+def test_redrawn_labels_are_measured_on_and_the_others_are_taken_as_right(folder, capsys):
+    before = data.load(folder, **LOAD)[1:]
+    masks = data.phantoms(12)[1][:, 1]
+    (folder / "fixed").mkdir()
+    for i, radius in ((3, 1), (5, 9)):  # Dice with the given label: above and below 0.9
+        iio.imwrite(folder / f"fixed/case{i}.png", data.dilate(masks[i], radius).astype(np.uint8))
+    after = data.load(folder, **LOAD, clean=["fixed/{}.png"])[1:]
+    assert "2 case(s) redrawn (--clean), 10 taken as right" in capsys.readouterr().out
+    for old, new in zip(before, after):
+        assert new.names == old.names and np.array_equal(old.labels, new.labels) and new.known
+        assert new.operation == ["given" if name == "case5" else "" for name in new.names]
+        changed = (old.clean != new.clean).any(axis=(1, 2, 3))
+        assert list(changed) == [name in ("case3", "case5") for name in new.names]
+    with pytest.raises(data.BadInput, match="case{}.png fits no case, but 3, 5; {} must be the"):
+        data.load(folder, **LOAD, clean=["fixed/case{}.png"])
+    iio.imwrite(folder / "fixed/case3_b.png", masks[3].astype(np.uint8))
+    with pytest.raises(data.BadInput, match="another pattern of heart differ in case5; redraw all"):
+        data.load(folder, **LOAD, masks=["heart=heart/{}.png"],
+                  clean=["heart=fixed/{}.png", "heart=fixed/{}_b.png"], skip_unpaired=True)
+
+
+def test_own_test_images_are_not_split(folder, capsys):
+    patterns = {"images": "images/case{}.png", "masks": ["heart=heart/case{}.png"]}
+    own = {"test_images": "images/case1{}.png", "test_masks": ["heart=heart/case1{}.png"]}
+    classes, training, test = data.load(folder, **LOAD, **patterns, **own)
+    assert len(training.names) == 12 and sorted(test.names) == ["test/0", "test/1"]
+    assert np.array_equal(test.labels[0], training.labels[training.names.index("10")])
+    assert "2 test image(s) identical to a training image: test/0 = 10" in capsys.readouterr().out
+
+
+def test_own_split_folders_are_named_and_groups_are_searched_in_the_path(folder, capsys):
+    for name in ("images", "heart"):
+        for part in ("train", "test", "p9"):
+            (folder / part / name).mkdir(parents=True)
+        for i in range(12):
+            part = ("train", "test", "p9")[i % 3]
+            (folder / name / f"case{i}.png").rename(folder / part / name / f"case{i}.png")
+    patterns = {"images": "*/images/{}.png", "masks": ["*/heart/{}.png"]}
+    _, training, test = data.load(folder, **LOAD, **patterns, group=r"^\w+(?=/)")
+    assert "images of test, train: split anew at random; --test-images" in capsys.readouterr().out
+    parts = [{int(name[4:]) % 3 for name in cases.names} for cases in (training, test)]
+    assert len(parts[0]) == 2 and len(parts[1]) == 1 and not parts[0] & parts[1]
+
+
+def test_excluded_names_leave_the_training_set_and_no_other_changes(folder, tmp_path, capsys):
+    _, training, test = data.load(folder, **LOAD)
+    rows = "".join(f"{i},{name}\n" for i, name in enumerate([*training.names[:2], test.names[0]]))
+    (tmp_path / "bad.csv").write_text("place,name\n" + rows)
+    _, fewer, same = data.load(folder, **LOAD, exclude=tmp_path / "bad.csv")
+    assert fewer.names == training.names[2:] and same.names == test.names
+    assert "2 of 8 training cases left out; 1 of the names are test" in capsys.readouterr().out
+    (tmp_path / "bad.txt").write_text("\n".join(training.names[:2]) + "\n\n")
+    assert data.load(folder, **LOAD, exclude=tmp_path / "bad.txt")[1].names == fewer.names
+
+
+ARGUMENTS = [  # wrong arguments, and what the one line says
+    ({"noise": 1.5}, "--noise 1.5: write a share"),
+    ({"band": "9-5"}, "--band 9-5: write two radii"),
+    ({"noise_kind": "erode-melt"}, "--noise-kind erode-melt: write one or several of"),
+    ({"group": "("}, r"--group \(: no regular expression"),
+    ({"group": "a{99999999999}"}, "no regular expression"),
+    ({"group": "q"}, "--group q: not found in images/case0.png; it must match"),
+    ({"group": "images"}, "groups by --group: images; a split needs three"),
+    ({"test_images": "images/{}.png"}, "--test-images and --test-masks go together"),
+    ({"test_images": "images/{}.png", "test_masks": ["heart/{}.png"], "group": "c"}, "not with"),
+    ({"test_images": "images/{}.png", "test_masks": ["a=heart/{}.png"]}, "test masks of a; "),
+    ({"clean": ["lungs=heart/{}.png"]}, "each pattern of --clean needs CLASS= of one"),
+    ({"exclude": "names.txt"}, "--exclude .*names.txt: 1 names, of no case: nobody; write"),
+]
+
+
+@pytest.mark.parametrize("wrong, message", ARGUMENTS)
+def test_arguments_are_checked_before_reading(wrong, message, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "open_image", None)
+    (tmp_path / "names.txt").write_text("nobody")
+    with pytest.raises(data.BadInput, match=message):
+        data.load(folder, **{**LOAD, **wrong})
+
+
+@pytest.mark.parametrize("source", ["phantoms:2", "phantoms:x", "phantoms:100000"])
+def test_phantoms_are_counted_and_take_no_patterns(source):
+    with pytest.raises(data.BadInput, match="write phantoms, or phantoms:N"):
+        data.read(source)
+    with pytest.raises(data.BadInput, match="without options for reading folders"):
+        data.read("phantoms:3", masks=["heart/{}.png"])
+
+
+def test_digest_tells_what_changed():
+    _, cases = data.load_all("phantoms:4", 64)
+    before = data.digest(cases)
+    assert before == data.digest(data.load_all("phantoms:4", 64)[1])
+    assert before != data.digest(cases._replace(names=["a", *cases.names[1:]]))
+    assert before != data.digest(cases, cases)
+    cases.labels[2, 1, 30, 30] ^= True
+    assert before != data.digest(cases)
+
+
+@pytest.mark.parametrize("terminal, expected", [
+    (True, "reading 2/4\rreading 3/4\r" + 60 * " " + "\r"), (False, "reading 2/4\n")])
+def test_progress_is_silent_for_two_seconds(terminal, expected, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    clock = iter([0, 0.5, 1.5, 2.5, 2.5, 3.5, 3.5])
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(data.time, "monotonic", lambda: next(clock))
+    assert list(data.progress("abcd", "reading")) == list("abcd")
+    assert stream.getvalue() == expected
+    monkeypatch.setattr(sys, "stderr", None)  # as without a console
+    monkeypatch.setattr(data.time, "monotonic", lambda: 0)
+    assert list(data.progress([1, 2], "reading")) == [1, 2]

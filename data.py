@@ -290,8 +290,10 @@ def expression(path, name, star):
 def list_files(root, pattern):
     """Return the paths below root of all files in a pattern's folders; no hidden ones."""
     folders = glob.escape(os.path.dirname(pattern.path)).replace("[*]", "*").replace("{}", "*")
-    return sorted(path for path in glob.glob(os.path.join(folders, "*"), root_dir=root)
-                  if not os.path.isdir(os.path.join(root, path))
+    folders = re.sub(r"[^\0-\x7f]+", "*", folders)  # accents: compared when normalized
+    paths = [path.replace(os.sep, "/") for path in glob.glob(os.path.join(folders, "*"),
+                                                             root_dir=root)]
+    return sorted(path for path in paths if not os.path.isdir(os.path.join(root, path))
                   and os.path.basename(path).lower() != "thumbs.db")
 
 
@@ -312,7 +314,8 @@ def match_files(root, pattern, taken=()):
         cases.setdefault(name, []).append(file)
     if not cases:
         there = listed(files) or listed(os.listdir(root)) or "none"
-        raise BadInput(f"{root}: {pattern.text} fits no file; there are {there}; correct it")
+        raise BadInput(f"{root}: {pattern.text} fits no file; there are {there}; --images and "
+                       "--masks say where the files are")
     return cases
 
 
@@ -346,12 +349,12 @@ def find_cases(root, images=None, masks=None, skip_unpaired=False, clean=None):
         masks = masks or default_masks
     image = parse_pattern(images, is_image=True)
     masks = [parse_pattern(text) for text in masks or []]
-    found = {pattern.name for pattern in masks}
-    classes = tuple(name for name in [*CLASSES, *sorted(found - set(CLASSES))] if name in found)
+    given = {pattern.name for pattern in masks}
+    classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
     if len(classes) == 1:
         clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
-    if "average" in found or not found >= {pattern.name for pattern in clean}:
-        raise BadInput(f"{root}: classes: {listed(found) or 'none'}; none may be called average, "
+    if "average" in given or not given >= {pattern.name for pattern in clean}:
+        raise BadInput(f"{root}: classes: {listed(given) or 'none'}; none may be called average, "
                        "and each pattern of --clean needs CLASS= of one of them")
     clean_files = {pattern: match_files(root, pattern) for pattern in clean}
     taken = files_of(clean_files)
@@ -372,20 +375,22 @@ def find_cases(root, images=None, masks=None, skip_unpaired=False, clean=None):
 def pair(root, image_files, mask_files, skip_unpaired, notes):
     """Return the names, sorted, that have one image and a mask for each pattern."""
     names = set(image_files)
-    problems = Counter()
+    problems = {}
     for pattern, files in mask_files.items():
         missing, strangers = set(image_files) - set(files), set(files) - set(image_files)
-        problems[f"image(s) without {pattern.text}: {listed(missing)}"] = len(missing)
-        problems[f"mask(s) {pattern.text} without image: {listed(strangers)}"] = len(strangers)
+        if missing:
+            problems[f"image(s) without {pattern.text}: {listed(missing)}"] = len(missing)
+        if strangers:
+            problems[f"mask(s) {pattern.text} without image: {listed(strangers)}"] = len(strangers)
         names -= missing
-    problems = +problems  # those that occur
     for name, files in image_files.items():
         if len(files) > 1:
             raise BadInput(f"{root}: several images for the case {name}: {listed(files)}; write "
                            "more into the pattern of --images, or rename them")
     if problems and not (skip_unpaired and names):
         found = "; ".join(f"{count} {problem}" for problem, count in problems.items())
-        raise BadInput(f"{root}: {found}; correct the patterns, or --skip-unpaired leaves them out")
+        raise BadInput(f"{root}: {found}; correct --images and --masks, or leave such files out "
+                       "with --skip-unpaired")
     for problem, count in problems.items():
         notes[f"{problem} (left out)"] = count
     return sorted(names, key=lambda name: (name.lower(), name))
@@ -425,6 +430,7 @@ def open_image(path, notes):
             pages = getattr(image, "n_frames", 1)
             is_turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
             image.load()
+            image.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
             ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the readers raise whatever they like
         reason = str(error).partition("\n")[0][:80] or type(error).__name__
@@ -486,7 +492,7 @@ def read_numbers(path, pattern, notes):
     if image.format in LOSSY:
         if "-" not in value or 0 < value_range(pattern)[0] < 32:
             raise BadInput(f"{path}: JPEG and WebP blur the values of a mask; end the pattern with "
-                           "=128- (its bright half)")
+                           "=128- (the bright half) or =0-127 (the dark half)")
         image = image.convert("L")
     palette = np.reshape(image.getpalette() or [], (-1, 3))
     if image.mode == "P" and "#" not in value and (palette != palette[:, :1]).any():
@@ -682,7 +688,8 @@ def load(data, size, noise, band, seed, noise_kind="erode-dilate", images=None, 
         training, test = np.arange(len(found.names)), np.arange(len(test_names))
     else:
         test_found, test_names = found, found.names
-        training, test = split(found.paths if group else found.names, seed, group)
+        paths = [normalized(path) for path in found.paths]
+        training, test = split(paths, seed, group)
     if not found.classes or test_found.classes != found.classes:
         raise BadInput(f"{data}: masks of {listed(found.classes) or 'no class'}, test masks of "
                        f"{listed(test_found.classes) or 'no class'}; name the same classes in "
@@ -690,11 +697,12 @@ def load(data, size, noise, band, seed, noise_kind="erode-dilate", images=None, 
     if exclude:
         training = exclude_cases(exclude, found.names, training, test_names)
 
-    source, truth = test_source, test_truth = read_found(found)
+    source, truth = read_found(found)
     for c, name in enumerate(source.classes):
         if np.isin(source.labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
             raise BadInput(f"{data}: every mask of {name} is empty or full; correct the masks or "
                            "their =VALUE (the values found stand above), or leave the class out")
+    test_source, test_truth = source, truth
     if test_images:
         test_source, test_truth = read_found(test_found)
         test_source = test_source._replace(names=test_names)

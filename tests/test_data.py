@@ -1,6 +1,7 @@
 """Noise, sizes and the split against brute force and counts; what `load` makes of its arguments."""
 import inspect
 import io
+import shutil
 import sys
 
 import imageio.v3 as iio
@@ -155,12 +156,18 @@ def test_phantoms_are_reproducible_and_complete():
 LOAD = {"size": 64, "noise": 0, "band": "5-13", "seed": 0}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Twelve phantoms as a folder: images/ and heart/."""
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantoms") / "folder"
     images, masks = data.phantoms(12)
-    write_folder(tmp_path / "folder", images, heart=masks[:, 1])
-    return tmp_path / "folder"
+    write_folder(root, images, heart=masks[:, 1])
+    return root
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    """Twelve phantoms as a folder: images/ and heart/."""
+    return shutil.copytree(template, tmp_path / "folder")
 
 
 def test_only_phantoms_noise_and_clean_labels_are_known(folder):

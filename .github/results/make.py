@@ -1,8 +1,10 @@
-"""Makes the tables and the chart of the results again, from the reports beside this file.
+"""Make the tables and the chart of the results again, from the reports beside this file.
 
     python .github/results/make.py              # writes them into README.md and the page here
     python .github/results/make.py --check      # changes nothing; exit code 1 where they differ
-    python .github/results/make.py summary      # prints one table: summary, picks, trust or early
+    python .github/results/make.py summary      # prints a table; also: full, picks, trust, early
+    python .github/results/make.py shares nuclei bloodcells   # prints one of these folders
+    python .github/results/make.py chart FILE   # draws Dice over the share of noisy labels
 
 In both pages a table stands below the command that prints it: `<!-- python ... -->`.
 """
@@ -14,66 +16,98 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+import eval as evaluation  # noqa: E402
+
 PAGES = (ROOT / "README.md", HERE / "README.md")
 TABLE = re.compile(r"(<!-- (python .*?) -->\n)((?:\|.*\n)*)")  # a command, and the table below it
-CHART = ["eval.py", "--table", ".github/results/jsrt-128", "--chart", ".github/figures/results.png"]
 SETTINGS = [(0.0, "5-13"), (0.25, "1-8"), (0.5, "1-8"), (0.75, "1-8"),
             (0.25, "5-13"), (0.5, "5-13"), (0.75, "5-13"), (0.9, "5-13")]
-PAPER = {(0.0, "5-13"): .911, (0.25, "1-8"): .895, (0.5, "1-8"): .898, (0.75, "1-8"): .895,
-         (0.25, "5-13"): .890, (0.5, "5-13"): .912, (0.75, "5-13"): .892}  # QAM+OCM, Table 1
 
 
-def reports(noise, band, strategy, folder="jsrt-128", kind="erode-dilate"):
-    """The run folders of one setting, one for each seed."""
-    found = []
+def read(folder):
+    """Read all reports of a folder here: (settings, metrics, run folder) of each run."""
+    reports = []
     for path in sorted((HERE / folder).glob("*/config.json")):
         settings = json.loads(path.read_text())["arguments"]
+        metrics = json.loads((path.parent / "metrics.json").read_text())
+        reports.append((settings, metrics, path.parent))
+    return reports
+
+
+def runs_of(noise, band, strategy, folder="jsrt-128", kind="erode-dilate"):
+    """List the (metrics, run folder) of one setting, one for each seed."""
+    runs = []
+    for settings, metrics, run in read(folder):
         same = (settings["noise"], settings["strategy"]) == (noise, strategy)
         if noise:
             same = same and (settings["band"], settings["noise_kind"]) == (band, kind)
         if same:
-            found.append(path.parent)
-    return found
+            runs.append((metrics, run))
+    return runs
 
 
 def mean_of(values):
-    """The mean as text, or "-" of no values."""
+    """Write the mean as text, or "-" if there are no values."""
     return f"{sum(values) / len(values):.3f}" if values else "-"
 
 
-def print_rows(rows):
-    """A Markdown table, the first row its titles."""
-    for number, row in enumerate(rows):
-        print("| " + " | ".join(row) + " |")
-        if number == 0:
-            print("|" + "---|" * len(row))
+def setting_text(noise, band):
+    """Write a setting as the title of a row."""
+    return f"{noise:.0%}, {band} pixels" if noise else "none"
 
 
 def print_summary():
-    """Average Dice of the strategies beside the paper's QAM+OCM; means over seeds."""
+    """Print the average Dice of the strategies beside the paper's QAM+OCM; means over seeds."""
     rows = [["noise", "baseline", "QAM+OCM", "oracle", "paper, QAM+OCM"]]
     for noise, band in SETTINGS:
-        row = [f"{noise:.0%}, {band} pixels" if noise else "none"]
+        row = [setting_text(noise, band)]
         for strategy in ("baseline", "qam+ocm", "oracle"):
-            runs = reports(noise, band, strategy)
-            metrics = [json.loads((run / "metrics.json").read_text()) for run in runs]
-            row.append(mean_of([figures["dice"]["average"] for figures in metrics]))
-        paper = PAPER.get((noise, band))
-        rows.append(row + [f"{paper:.3f}" if paper else "-"])
-    print_rows(rows)
+            runs = runs_of(noise, band, strategy)
+            row.append(mean_of([metrics["dice"]["average"] for metrics, _ in runs]))
+        paper = evaluation.PAPER.get((noise, band if noise else "", "qam+ocm"))
+        rows.append(row + [evaluation.cell(paper[-1] if paper else None)])
+    evaluation.print_table(rows)
 
 
-def wrong_share(run, ranking):
-    """The share of noisy labels among the best by a ranking, as many as are clean."""
-    audit = json.loads((run / "metrics.json").read_text())["audit"]["training"]
+def print_full(folder="jsrt-128"):
+    """Print the table of eval.py with the paper's Dice of each class in brackets, AUROC by label
+    quality (softmin), and of unseen labels.
+    """
+    groups, varied = evaluation.group_runs(HERE / folder)
+    rows = []
+    for group in groups:
+        _, settings, metrics = group[0]
+        paper = evaluation.paper_row(settings, metrics["dice"])
+        row = [str(settings[name]) for name in ("noise", "band", *varied, "strategy")]
+        for c, name in enumerate(metrics["dice"]):
+            dice = evaluation.cell(*[metrics["dice"][name] for _, _, metrics in group])
+            row.append(f"{dice} ({paper[c]:.3f})" if paper else dice)
+        for ranking in ("score", "loss", "ranks", "softmin"):
+            row.append(evaluation.auroc_cell(group, ranking))
+        row.append(evaluation.auroc_cell(group, "score", "unseen"))
+        row.append(" ".join(str(settings["seed"]) for _, settings, _ in group))
+        rows.append(row)
+    kinds = [f"--{name.replace('_', '-')}" for name in varied]
+    classes = list(groups[0][0][2]["dice"])
+    titles = ["noise", "band", *kinds, "strategy", *classes, "AUROC by score", "by loss",
+              "by mean rank", "by softmin", "by score, unseen", "seeds"]
+    evaluation.print_table([titles, *rows])
+
+
+def wrong_share(metrics, ranking):
+    """Return the share of noisy labels among the best by a ranking, as many as are clean."""
+    audit = metrics["audit"]["training"]
     noisy = audit["random"]["recall"]  # of all labels
     return (1 - audit[ranking]["recall"]) * noisy / (1 - noisy)
 
 
 def print_picks():
-    """What a pick of labels contains: by chance, by small loss, by the rankings of QAM+OCM."""
+    """Print what a pick of labels contains: by chance, small loss, or the rankings of QAM+OCM."""
     columns = [("at random", "qam+ocm", "random"), ("loss, baseline", "baseline", "loss"),
                ("softmin, baseline", "baseline", "softmin"), ("loss, QAM+OCM", "qam+ocm", "loss"),
                ("score, QAM+OCM", "qam+ocm", "score"), ("mean rank, QAM+OCM", "qam+ocm", "ranks")]
@@ -82,35 +116,34 @@ def print_picks():
     for noise, band, kind in cases + [(0.4, "5-13", "dilate"), (0.4, "5-13", "erode")]:
         row = [f"{noise:.0%}, {band}, {kind}"]
         for _, strategy, ranking in columns:
-            runs = reports(noise, band, strategy, kind=kind)
-            row.append(mean_of([wrong_share(run, ranking) for run in runs]))
+            runs = runs_of(noise, band, strategy, kind=kind)
+            row.append(mean_of([wrong_share(metrics, ranking) for metrics, _ in runs]))
         rows.append(row)
-    print_rows(rows)
+    evaluation.print_table(rows)
 
 
 def print_trust():
-    """How many of 165 labels carry the weight (effective sample size), and Dice, of each seed."""
+    """Print how many of 165 labels carry the weight (effective sample size), and Dice, by seed."""
     rows = [["noise", "QAM: labels", "QAM: Dice", "QAM+OCM: labels", "QAM+OCM: Dice"]]
     for noise, band in SETTINGS:
-        row = [f"{noise:.0%}, {band} pixels" if noise else "none"]
+        row = [setting_text(noise, band)]
         for strategy in ("qam", "qam+ocm"):
-            metrics = [json.loads((run / "metrics.json").read_text())
-                       for run in reports(noise, band, strategy)]
-            row.append(" ".join(f"{figures['effective_sample_size']:.0f}" for figures in metrics))
-            row.append(" ".join(f"{figures['dice']['average']:.3f}" for figures in metrics))
+            runs = [metrics for metrics, _ in runs_of(noise, band, strategy)]
+            row.append(" ".join(f"{metrics['effective_sample_size']:.0f}" for metrics in runs))
+            row.append(" ".join(f"{metrics['dice']['average']:.3f}" for metrics in runs))
         if row[1]:  # the QAM was not run at 90 %
             rows.append(row)
-    print_rows(rows)
+    evaluation.print_table(rows)
 
 
 def print_early():
-    """AUROC of scores and losses, weights times N, in the course of training: lowest - highest."""
+    """Print AUROC of scores and losses, and weights times N, during training: lowest - highest."""
     columns = ["lam", "auroc", "loss_auroc", "weight_clean_mean", "weight_erode_mean",
                "weight_dilate_mean", "weight_clean_variance"]
     rows = [["noise", "epoch"] + [name.replace("_", " ") for name in columns]]
     for noise in (0.5, 0.75, 0.9):
         logs = []
-        for run in reports(noise, "5-13", "qam+ocm"):
+        for _, run in runs_of(noise, "5-13", "qam+ocm"):
             with open(run / "log.csv", newline="", encoding="utf-8") as file:
                 logs.append(list(csv.DictReader(file)))
         for epoch in (3, 5, 10, 20, 40):
@@ -119,18 +152,71 @@ def print_early():
                 values = [float(log[epoch - 1][name]) for log in logs]
                 row.append(f"{min(values):.2f} - {max(values):.2f}")
             rows.append(row)
-    print_rows(rows)
+    evaluation.print_table(rows)
+
+
+def print_shares(folders):
+    """Print the share of bad labels that QAM+OCM tells, seed by seed, beside the true one."""
+    groups = {}
+    for folder in folders:
+        for settings, metrics, _ in read(folder):
+            if settings["strategy"] == "qam+ocm" and "rejected_share" in metrics:
+                band = settings["band"] if settings["noise"] else ""
+                kind = settings["noise_kind"] if settings["noise"] else ""
+                key = (folder, settings["noise"], band, kind, str(settings["lam"]))
+                groups.setdefault(key, []).append((settings["seed"], metrics))
+    rows = [["data", "noise", "band", "kind", "--lam", "true share", "share told", "seeds"]]
+    for key in sorted(groups):
+        runs = sorted(groups[key], key=lambda run: run[0])
+        told, true = [], []
+        for _, metrics in runs:
+            audit, share = metrics["audit"]["training"], metrics["rejected_share"]
+            true.append(f"{audit['random']['recall']:.2f}" if audit else "0.00")
+            told.append("-" if share is None else f"{share:.2f}")
+        seeds = " ".join(str(seed) for seed, _ in runs)
+        rows.append([str(value) or "-" for value in key]
+                    + [" ".join(true), " ".join(told), seeds])
+    evaluation.print_table(rows)
+
+
+def draw_results(path, folder="jsrt-128", band="5-13"):
+    """Draw the average Dice over the share of labels eroded or dilated by `band`: curves with
+    standard deviations over seeds, and the paper's as dots.
+    """
+    colors = {"baseline": evaluation.RUST, "qam": evaluation.ORANGE, "qam+ocm": evaluation.BLUE,
+              "oracle": evaluation.GREEN}
+    series = []
+    for strategy, color in colors.items():
+        label = strategy.replace("qam", "QAM").replace("ocm", "OCM")
+        points = []
+        for noise in (0.0, 0.25, 0.5, 0.75, 0.9):
+            dice = [metrics["dice"]["average"]
+                    for metrics, _ in runs_of(noise, band, strategy, folder)]
+            if dice:
+                points.append((noise, np.mean(dice), np.std(dice, ddof=1)))
+        noise, mean, deviation = np.transpose(points)
+        series.append(evaluation.Series(label, color, noise, mean,
+                                        (mean - deviation, mean + deviation)))
+        paper = [(noise, row[-1]) for (noise, paper_band, name), row in evaluation.PAPER.items()
+                 if paper_band in ("", band) and name == strategy]
+        if paper:
+            noise, mean = np.transpose(paper)
+            series.append(evaluation.Series(f"paper, {label} (dots)", color, noise, mean, dots=True))
+    lowest = min(one.y.min() for one in series)
+    evaluation.chart(f"JSRT, labels eroded or dilated by {band} pixels", series,
+                     "share of noisy labels", "average Dice on clean test labels", (700, 440),
+                     y_range=(lowest, 1)).save(path)
 
 
 def run(command):
-    """What a command line "python ..." prints, run in the project's folder."""
+    """Return what a command line "python ..." prints, run in the project's folder."""
     words = [sys.executable, *shlex.split(command)[1:]]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     return done.stdout
 
 
-def made_again(page):
-    """The text of a page with the table below each command replaced by what it prints now."""
+def remade(page):
+    """Return the text of a page with the table below each command as the command prints it now."""
     text = page.read_text(encoding="utf-8")
     for match in TABLE.finditer(text):
         text = text.replace(match[0], match[1] + run(match[2]))
@@ -138,21 +224,25 @@ def made_again(page):
 
 
 def main(words):
-    tables = {"summary": print_summary, "picks": print_picks, "trust": print_trust,
-              "early": print_early}
+    """Print one table, or make all of them and the chart again; see the module's docstring."""
+    tables = {"summary": print_summary, "full": print_full, "picks": print_picks,
+              "trust": print_trust, "early": print_early}
     if words and words[0] in tables:
-        tables[words[0]]()
-        return
+        return tables[words[0]](*words[1:])
+    if words and words[0] == "shares":
+        return print_shares(words[1:])
+    if words and words[0] == "chart":
+        return draw_results(words[1])
     stale = []
     for page in PAGES:
-        text = made_again(page)
+        text = remade(page)
         if text != page.read_text(encoding="utf-8"):
             stale.append(page.relative_to(ROOT).as_posix())
             if "--check" not in words:
                 page.write_text(text, encoding="utf-8")
     if "--check" in words:
         sys.exit(f"not what their commands print: {', '.join(stale)}" if stale else 0)
-    run("python " + shlex.join(CHART))
+    draw_results(ROOT / ".github" / "figures" / "results.png")
 
 
 if __name__ == "__main__":

@@ -42,10 +42,8 @@ TABLE_1 = {  # baseline, QAM, QAM+OCM
     (0.50, "5-13"): ((.755, .807, .393, .652), (.828, .853, .491, .714), (.942, .942, .853, .912)),
     (0.75, "5-13"): ((.745, .738, .381, .621), (.770, .772, .366, .636), (.938, .937, .801, .892)),
 }
-PAPER = {}  # the same by noise, band and strategy
-for (noise, band), rows in TABLE_1.items():
-    for strategy, row in zip(("baseline", "qam", "qam+ocm"), rows):
-        PAPER[noise, band, strategy] = row
+PAPER = {(*setting, strategy): dice for setting, row in TABLE_1.items()
+         for strategy, dice in zip(("baseline", "qam", "qam+ocm"), row)}
 STRATEGIES = ("baseline", "loss", "qam", "qam+ocm", "oracle")
 CHUNK = 32  # images predicted at once
 ENOUGH_STEPS, ENOUGH_LABELS = 300, 60  # with fewer, scores were seen to lock onto bad labels
@@ -134,13 +132,6 @@ def read_checkpoint(path):
                             f"({str(error)[:80]}); give a run folder, or train again") from None
 
 
-def check_unchanged(checkpoint, *cases):
-    """Raise BadInput if these Cases are not those of the run, wherever they lie."""
-    if data.digest(*cases) != checkpoint["digest"]:
-        raise data.BadInput("the data are no longer those of this run; train again with another "
-                            "--out, or use eval.py RUN --data FOLDER --out OUT")
-
-
 # ---------------------------------------------------------------------------- networks on images
 
 def build_networks(settings, classes, device):
@@ -205,9 +196,9 @@ def score_labels(unet, qam, images, labels):
 
 # --------------------------------------------------------------------------------------- metrics
 
-# A ranking's name in the metrics -> its column in suspects.csv, and -1 if bad labels are low in it.
+# A ranking's name in the metrics -> its column in `label_rows`, and -1 if bad labels are low in it.
 RANKINGS = {"score": ("score", -1), "loss": ("loss", 1), "softmin": ("quality", -1),
-            "ranks": ("mean_rank", -1)}
+            "ranks": ("badness", 1)}
 
 
 def auroc(values, positive):
@@ -261,13 +252,13 @@ def ranks(values):
 
 
 def combined_ranking(scores, losses, quality):
-    """Return the mean of the ranks by low score, high loss and low quality, arrays (N,) -> (N,): 0
+    """Return the mean of the ranks by low score, high loss and low quality, arrays (N,) -> (N,): 1
     is the worst label. Equal scores (of an untrained QAM) tell nothing and are left out.
     """
     rankings = [ranks(losses), ranks(-quality)]
     if np.ptp(scores) > 0:
         rankings.append(ranks(-scores))
-    return 1 - np.mean(rankings, axis=0)
+    return np.mean(rankings, axis=0)
 
 
 def outstanding_class(class_losses, classes):
@@ -305,14 +296,17 @@ def label_rows(unet, qam, classes, cases, device, lam, strategy=None, split=None
     if len(classes) > 1:
         columns.update({f"loss_{name}": values for name, values in zip(classes, class_losses)})
         columns["stands_out"] = outstanding_class(class_losses, classes)
-    columns.update(quality=quality, mean_rank=combined_ranking(scores, losses, quality))
+    columns.update(quality=quality, badness=combined_ranking(scores, losses, quality))
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
 def worst_first(rows):
-    """Sort rows by mean rank and number them: place 1 is the worst label."""
-    ordered = sorted(rows, key=lambda row: row["mean_rank"])
-    return [{"place": place, **row} for place, row in enumerate(ordered, start=1)]
+    """Sort rows by badness and number them: place 1, and mean rank 0, is the worst label."""
+    ordered = []
+    for place, row in enumerate(sorted(rows, key=lambda row: -row["badness"]), start=1):
+        badness = row.pop("badness")
+        ordered.append({"place": place, **row, "mean_rank": 1 - badness})
+    return ordered
 
 
 def share_among_worst(noisy, badness, count):
@@ -408,9 +402,9 @@ def cell(*values):
 
 def print_table(rows):
     """Print rows of texts as a Markdown table with aligned columns, the first row its titles."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
     for place, row in enumerate(rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        cells = [text.ljust(width) for text, width in zip(row, widths)]
         print(f"| {' | '.join(cells)} |")
         if place == 0:
             print(f"|{'|'.join(['-' * (width + 2) for width in widths])}|")
@@ -440,17 +434,17 @@ def print_results(settings, metrics, known):
             rows = [[name, *map(cell, row.values())] for name, row in audit.items()]
             print()
             print_table([[f"noisy labels found, {where}", *titles], *rows])
-    for warning in metrics.get("warnings", []):
-        print(f"warning: {warning}")
     if "rejected_share" in metrics:
         effective, share = metrics["effective_sample_size"], metrics["rejected_share"]
-        print(f"effective sample size of the weights: {effective:.1f}")
+        print(f"\neffective sample size of the weights: {effective:.1f}")
+        for warning in metrics["warnings"]:
+            print(f"warning: {warning}")
         if share is None:
-            print("bad labels: too few labels to tell")
+            print("too few labels to tell how many are bad")
         elif share == 0:
-            print("bad labels: no group of bad labels")
+            print("no group of bad labels")
         else:
-            print(f"bad labels: about {100 * share:.0f} % of the labels form a group of their own "
+            print(f"about {max(1, round(100 * share))} % of the labels form a group of their own "
                   "with a high loss")
 
 
@@ -463,12 +457,17 @@ def group_runs(folder):
     """
     runs, varied, groups = [], [], {}
     for path in sorted(Path(folder).rglob("config.json")):
-        if (path.parent / "metrics.json").exists():
+        if not (path.parent / "metrics.json").exists():
+            continue
+        try:
             settings = {"noise_kind": "erode-dilate", **json.loads(path.read_text())["arguments"]}
+            metrics = json.loads((path.parent / "metrics.json").read_text())
             if settings["noise"] == 0:  # then there is no band and no kind of it
                 settings["band"] = settings["noise_kind"] = "-"
-            metrics = json.loads((path.parent / "metrics.json").read_text())
-            runs.append((path.parent.name, settings, metrics))
+        except (ValueError, KeyError, TypeError):
+            raise data.BadInput(f"{path.parent} is not a run of train.py, or damaged; give a "
+                                "folder of runs alone") from None
+        runs.append((path.parent.name, settings, metrics))
     if not runs:
         raise data.BadInput(f"{folder}: no finished run in it; give the folder of the run folders")
     shared = set.intersection(*[set(settings) for _, settings, _ in runs])
@@ -701,19 +700,23 @@ def sample_image(unet, training, device):
     for kind in KINDS:
         chosen += [i for i, operation in enumerate(training.operation) if operation == kind][:2]
     chosen = chosen[:4] or list(range(min(4, len(training.names))))
-    images = torch.from_numpy(training.images[chosen]).to(device)
+    predictions = predict(unet, torch.from_numpy(training.images[chosen]).to(device)).cpu().numpy()
+    legend = [("label or prediction", YELLOW)]
+    if training.known:
+        legend.append(("clean label", RED))
     tiles, captions = [], []
-    for i, prediction in zip(chosen, predict(unet, images).cpu().numpy()):
-        titles, outlines, clean = [training.names[i], "label"], [[]], []
+    for i, prediction in zip(chosen, predictions):
+        image, clean = training.images[i], []
+        tiles.append(overlay(image, []))
+        captions.append(training.names[i])
         if training.known:
-            titles = [training.names[i], "clean label", training.operation[i] or "clean"]
             clean = [(training.clean[i], RED)]
-            outlines.append(clean)
-        outlines.append([(training.labels[i], YELLOW), *clean])
-        outlines.append([(prediction, YELLOW), *clean])
-        tiles += [overlay(training.images[i], lines) for lines in outlines]
-        captions += [*titles, "prediction"]
-    return grid(tiles, captions, columns=len(tiles) // len(chosen))
+            tiles.append(overlay(image, clean))
+            captions.append("clean label")
+        tiles.append(overlay(image, [(training.labels[i], YELLOW), *clean]))
+        tiles.append(overlay(image, [(prediction, YELLOW), *clean]))
+        captions += [f"label {training.operation[i]} {training.pixels[i] or ''}", "prediction"]
+    return grid(tiles, captions, columns=len(tiles) // len(chosen), legend=legend)
 
 
 def suspects_image(unet, classes, rows, parts, device):
@@ -753,7 +756,9 @@ def evaluate_run(run, device):
     unet, qam, settings = load_networks(run, device)
     checkpoint, classes = read_checkpoint(run / "checkpoint.pt"), settings["classes"]
     _, training, test = data.load(**{name: settings[name] for name in data.LOAD})
-    check_unchanged(checkpoint, training, test)
+    if data.digest(training, test) != checkpoint["digest"]:
+        raise data.BadInput(f"{settings['data']}: the data are no longer those of this run; use "
+                            f"eval.py {run} --data FOLDER --out OUT, or train again")
     metrics, rows = evaluate(unet, qam, classes, training, test, device, checkpoint["lam"],
                              settings["strategy"])
     metrics["rejected_share"] = checkpoint["share"]

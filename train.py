@@ -5,8 +5,8 @@
     python train.py --data FOLDER                                # your images, labels as they are
     python train.py --data FOLDER --noise 0.75 --paper           # the settings of section 3.2
 
-A run folder (--out) receives config.json, log.csv, labels.csv, suspects.csv, metrics.json,
-checkpoint.pt and pictures.
+The run folder (--out) receives config.json, log.csv, suspects.csv, metrics.json, checkpoint.pt and
+plots.
 """
 import signal
 
@@ -17,7 +17,6 @@ if __name__ == "__main__":
 import argparse
 import json
 import math
-import os
 import platform
 import re
 import sys
@@ -31,24 +30,50 @@ import torch.nn.functional as F
 import data
 import eval as evaluation
 from data import GRID, BadInput
-from pal import (area_trend, auto_lambda, pick_and_learn_loss, quality_weights, rejected_share,
-                 sample_losses, standardise)
+from pal import (area_trend, auto_lambda, check_size, pick_and_learn, pick_and_learn_loss,
+                 quality_weights, rejected_share, sample_losses, standardize)
 
-# What --paper changes. Also: constant rates and Adam's defaults. The networks stay ours.
-SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_neutral=False,
+# What --paper changes. Also: constant learning rates, Adam's defaults. The networks stay ours.
+SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_trend=False,
                    augment=False)
-SHIFT = 1 / 16  # the most that `augment` does: of the picture's side,
+SHIFT = 1 / 16  # the most that `augment` does: of the image's side,
 ZOOM = 0.1  # a tenth smaller or larger,
 TURN = 5.0  # degrees
-LINE_LAMBDA = 2.0  # bad labels must not bend the area line, however mildly lambda treats them
-LOOK = 3  # epochs before the middle of the training whose mean losses tell which share is bad
-DICE_EVERY = 4  # epochs: the test images are not predicted in each, which would take a tenth longer
+LOOK = 3  # epochs before the middle of the training, whose mean losses tell how many labels are bad
+DICE_EVERY = 4  # epochs: testing after each would take a tenth longer
 
 
-# --------------------------------------------------------------------------------- the training
+# -------------------------------------------------------------------------------- one training step
+# A step takes losses (N, classes), labels (N, classes, H, W), raw scores (N,) and lambda; it returns
+# the loss and the weights (N,). `pal.pick_and_learn` is the method, and with equal scores the
+# baseline; these are the others.
+
+def step_without_trend(losses, labels, scores, lam):
+    """Compute eq. (1) as the paper has it."""
+    weights = quality_weights(scores, lam)
+    return pick_and_learn_loss(losses, weights), weights.detach()
+
+
+def oracle_step(losses, labels, scores, lam):
+    """Weigh the clean labels, whose scores are 1, equally; the others, of score 0, not at all."""
+    weights = scores / scores.sum().clamp_min(1)
+    return pick_and_learn_loss(losses, weights), weights
+
+
+def loss_step(losses, labels, scores, lam):
+    """Trust labels of small loss, without a QAM: t is minus the label's own loss.
+
+    The area trend is removed, and t is standardized in the mini-batch.
+    """
+    own = losses.detach().mean(dim=1) - area_trend(losses, labels, scores)
+    weights = quality_weights((own.mean() - own) / (own.std() + 1e-6), lam)
+    return pick_and_learn_loss(losses, weights), weights
+
+
+# --------------------------------------------------------------------------------- the training loop
 
 def augment(images, labels, rng):
-    """Shifts, scales and turns each image with its label, at random. Not in the paper.
+    """Shift, scale and rotate each image with its label, at random. Not in the paper.
 
     images (N, 1, H, W), labels (N, classes, H, W), rng a torch.Generator on the CPU -> both, float.
     """
@@ -67,325 +92,316 @@ def augment(images, labels, rng):
     return both[:, :1], (both[:, 1:] > 0.5).float()
 
 
-def train_epoch(unet, qam, optimiser, schedule, images, labels, batch, lam, rng,
-                uniform=False, trusted=None, by_loss=False, augmented=True, area_neutral=True,
-                bf16=False):
-    """One epoch over images (N, H, W) uint8 and labels (N, classes, H, W) bool.
+def train_epoch(unet, qam, optimizer, schedule, images, labels, batch, lam, rng,
+                step=pick_and_learn, fixed_scores=None, augmented=True, bf16=False):
+    """Train for one epoch on images (N, H, W) uint8 and labels (N, classes, H, W) bool.
 
-    lam: the bound of eq. (2), None without OCM. uniform: the baseline, equal weights. trusted (N,)
-    bool: the oracle, equal weights for these labels, 0 for the others. by_loss: no QAM, a label's
-    own loss is its score. Returns scores (N,), weights x mini-batch size (N,), losses (N, classes),
-    and where label and prediction are both empty (N, classes); NaN, False for labels that filled no
-    mini-batch.
+    batch: labels in a mini-batch; lam: the bound of eq. (2), None without OCM; step: see above;
+    fixed_scores (N,): instead of the QAM's, which then does not run. Returns, on the CPU: raw scores
+    (N,), weights x batch (N,), losses (N, classes). They are NaN for labels that were in no
+    mini-batch, losses also where label and prediction are both empty: these say nothing.
     """
+    if len(images) < batch:
+        raise ValueError(f"{len(images)} images do not fill a mini-batch of {batch}")
     unet.train()
     qam.train()
     device = images.device
     all_scores = torch.full((len(images),), math.nan, device=device)
-    all_weights, all_losses = all_scores.clone(), torch.full(labels.shape[:2], math.nan, device=device)
-    both_empty = torch.zeros(labels.shape[:2], dtype=torch.bool, device=device)
+    all_weights = torch.full((len(images),), math.nan, device=device)
+    all_losses = torch.full(labels.shape[:2], math.nan, device=device)
     order = torch.randperm(len(images), generator=rng).to(device)
-    for indices in order.split(batch)[:len(images) // batch]:  # full mini-batches only
-        inputs, targets = standardise(images[indices]), labels[indices]
+    mini_batches = order.split(batch)[:len(images) // batch]  # full ones only
+    for indices in data.progress(mini_batches, "training steps"):
+        inputs, targets = standardize(images[indices][:, None]), labels[indices]
         if augmented:
             inputs, targets = augment(inputs, targets, rng)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = unet(inputs)  # (batch, classes, H, W)
-            if uniform or by_loss:
-                scores = torch.zeros(batch, device=device)
-            else:
+            if fixed_scores is None:
                 scores = qam(inputs, targets)  # (batch,)
+            else:
+                scores = fixed_scores[indices]
         losses = sample_losses(logits.float(), targets)  # (batch, classes)
-        if by_loss:
-            scores = loss_scores(losses, targets)
-        weights = quality_weights(scores.float(), lam)  # (batch,); 1 / batch where scores are equal
-        if trusted is not None:
-            weights = trusted[indices] / trusted[indices].sum().clamp_min(1)
-        trend = None
-        if area_neutral and not uniform:
-            line_weights = quality_weights(scores.float(), LINE_LAMBDA)
-            trend = area_trend(losses, targets, line_weights)  # (batch,), not in the paper
-        loss = pick_and_learn_loss(losses, weights, trend)  # eq. (1)
-        optimiser.zero_grad()
+        loss, weights = step(losses, targets, scores.float(), lam)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-        all_scores[indices], all_weights[indices] = scores.detach().float(), weights.detach() * batch
-        all_losses[indices] = losses.detach()
-        both_empty[indices] = ~((logits > 0) | (targets > 0)).flatten(2).any(dim=2)
-    return all_scores.cpu(), all_weights.cpu(), all_losses.cpu(), both_empty.cpu()
+        empty = ~((logits > 0) | (targets > 0)).flatten(2).any(dim=2)  # (batch, classes)
+        all_scores[indices] = scores.detach().float()
+        all_weights[indices] = weights * batch
+        all_losses[indices] = losses.detach().masked_fill(empty, math.nan)
+    return all_scores.cpu(), all_weights.cpu(), all_losses.cpu()
 
 
-def loss_scores(losses, labels):
-    """Scores (N,) for --strategy loss: minus the label's own loss, without the area trend,
-    standardized in the mini-batch. The question to the second network: what is it worth?
-    """
-    equal = torch.full((len(losses),), 1 / len(losses), device=losses.device)
-    own = losses.detach().mean(dim=1) - area_trend(losses, labels, equal)
-    return (own.mean() - own) / (own.std() + 1e-6)
+def make_optimizer(unet, qam, arguments, steps):
+    """Return Adam and its learning-rate schedule over `steps` mini-batches.
 
-
-def make_optimiser(unet, qam, arguments, steps):
-    """Adam and its learning rates over `steps` mini-batches: one cycle, or constant for --paper.
-
-    The paper: 1e-4 for all, the optimiser not named. Ours: the QAM 25 times slower than the U-Net.
+    The paper: 1e-4 for all, the optimizer not named. Ours: one cycle, the QAM 25 times slower than
+    the U-Net. A single number as max_lr would give both the same rate.
     """
     rates = [arguments.lr, arguments.qam_lr]
     groups = [{"params": unet.parameters(), "lr": arguments.lr},
               {"params": qam.parameters(), "lr": arguments.qam_lr}]
     if arguments.paper:
-        optimiser = torch.optim.Adam(groups)
-        return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1)
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps)
+        optimizer = torch.optim.Adam(groups)
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    # OneCycleLR overrides the 0.9: beta1 falls from 0.95 to 0.85 and rises again.
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
+
+
+def training_options(arguments, training, device, bf16):
+    """Return the options of `train_epoch` that make the strategy."""
+    options = {"batch": min(arguments.batch, len(training.names)), "augmented": arguments.augment,
+               "bf16": bf16, "step": pick_and_learn}
+    if not arguments.area_trend:
+        options["step"] = step_without_trend
+    if arguments.strategy in ("baseline", "loss"):
+        options["fixed_scores"] = torch.zeros(len(training.names), device=device)
+    if arguments.strategy == "loss":
+        options["step"] = loss_step
+    if arguments.strategy == "oracle":
+        options["step"] = oracle_step
+        options["fixed_scores"] = torch.from_numpy(~training.noisy).to(device).float()
+    return options
 
 
 def train(arguments):
-    """One run, from the data to the pictures; the module's docstring says what it leaves behind."""
+    """Train one run, from the data to the plots; see the module's docstring."""
     started = time.perf_counter()
 
     # 1. Data
-    device, bf16 = choose_device(arguments.device, arguments.precision)
+    check_arguments(arguments)
+    device, bf16 = choose_device(arguments.device)
     settings = vars(arguments).copy()
     del settings["out"], settings["resume"]
-    out = run_folder(arguments, settings)
-    # Locked before the slow reading of data; a new folder only once arguments and data are good.
-    lock = lock_folder(out) if out.exists() else None
+    out = Path(arguments.out or Path("runs") / run_name(arguments))
+    check_run_folder(out, settings, arguments.resume)
     classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
-    check_strategy(arguments, training)
-    print_data_summary(classes, training, test, arguments)
+    if len(training.names) < 3:
+        raise BadInput(f"{len(training.names)} training images: three or more are needed")
+    if arguments.strategy == "oracle" and (training.noisy.all() or not training.noisy.any()):
+        raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
+    print_data_summary(classes, training, test)
     images = torch.from_numpy(training.images).to(device)  # (N, H, W) uint8
     labels = torch.from_numpy(training.labels).to(device)  # (N, classes, H, W) bool
 
-    # 2. Networks and optimiser
+    # 2. Networks and optimizer
     unet, qam = evaluation.build_networks(settings, classes, device)
-    batch = min(arguments.batch, len(images))
-    steps = len(images) // batch  # in an epoch
-    optimiser, schedule = make_optimiser(unet, qam, arguments, arguments.epochs * steps)
-    parts = {"unet": unet, "qam": qam, "optimiser": optimiser, "schedule": schedule}
-    options = {"batch": batch, "uniform": arguments.strategy in ("baseline", "oracle"),
-               "by_loss": arguments.strategy == "loss", "augmented": arguments.augment, "area_neutral": arguments.area_neutral, "bf16": bf16}
-    if arguments.strategy == "oracle":
-        options["trusted"] = torch.from_numpy(~training.noisy).to(device)
+    options = training_options(arguments, training, device, bf16)
+    steps = len(images) // options["batch"]  # in an epoch
+    optimizer, schedule = make_optimizer(unet, qam, arguments, arguments.epochs * steps)
+    parts = {"unet": unet, "qam": qam, "optimizer": optimizer, "schedule": schedule}
 
     # 3. The run folder, and what is in it if this run was interrupted
-    lock = lock or lock_folder(out)
-    state = {"arguments": settings, "classes": list(classes), "log": [], "label_weights": [],
-             "lam": first_lambda(arguments), "losses": [], "share": None,
-             "digests": evaluation.case_digests(training, test)}
+    lam = None  # no bound: a strategy without OCM
+    if arguments.strategy in ("qam+ocm", "loss"):
+        lam = 2.0 if arguments.lam == "auto" else arguments.lam
+    state = {"arguments": settings, "classes": list(classes), "lam": lam, "share": None, "losses": [], "label_weights": [], "log": [],
+             "digest": data.digest(training, test)}
     if (out / "checkpoint.pt").exists():
-        checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt")
-        evaluation.check_unchanged(checkpoint, training, test)
-        evaluation.load_states(checkpoint, parts, out)
-        state.update({name: checkpoint[name] for name in ("log", "label_weights", "lam", "losses", "share")})
-    if (out / "metrics.json").exists() and (out / "curves.png").exists():  # the last one written
-        print(f"{out} is finished")
-        evaluation.print_results(settings, evaluation.read_run(out)[1])
-        return release(lock)
-    write_config(out, settings, device, bf16)
+        state = resume(out, state, parts)
+    else:
+        out.mkdir(parents=True, exist_ok=arguments.resume)
+        evaluation.write_json(out / "config.json", {
+            "arguments": settings, "device": str(device), "bf16": bf16,
+            "threads": torch.get_num_threads(), "python": platform.python_version(),
+            "torch": torch.__version__, "numpy": np.__version__})
+    log = state["log"]
     seconds = {"data": time.perf_counter() - started}
+    earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption
 
     # 4. Epochs
-    log = state["log"]
-    earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption
     begun = time.perf_counter() - earlier
     for epoch in range(len(log) + 1, arguments.epochs + 1):
-        # A generator per epoch, so that a resumed run draws the same numbers.
+        # A generator per epoch, so that a resumed run draws the same numbers. (Epoch 1001 of seed 0
+        # draws those of epoch 1 of seed 1.)
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
-        *record, both_empty = train_epoch(unet, qam, optimiser, schedule, images, labels,
-                             lam=state["lam"], rng=rng, **options)
-        check_finite(record, steps * batch, (unet, qam), epoch, out)
-        row = epoch_row(epoch, record, training, state["lam"])
+        scores, weights, losses = train_epoch(unet, qam, optimizer, schedule, images, labels,
+                                              lam=state["lam"], rng=rng, **options)
+        check_finite(weights, steps * options["batch"], (unet, qam), epoch, out)
+        row = epoch_row(epoch, scores, weights, losses, training, state["lam"])
         row.update(epoch_dice(unet, classes, test, device, epoch, arguments.epochs))
         row["seconds"] = time.perf_counter() - begun
         log.append(row)
-        state["label_weights"].append(record[1])
-        state["losses"] = [*state["losses"], record[2].masked_fill(both_empty, math.nan)][-LOOK:]
+        print_epoch(row, arguments.epochs)
+        state["label_weights"].append(weights)
+        state["losses"] = [*state["losses"], losses][-LOOK:]
         if epoch == max(1, arguments.epochs // 2):  # look once, then trust as the labels deserve
-            state["share"] = look(state["losses"])
-            if arguments.lam == "auto" and arguments.strategy in ("qam+ocm", "loss"):
-                if state["share"] is not None:
-                    state["lam"] = auto_lambda(state["share"])
-            print_share(state["share"], state["lam"])
+            is_auto = arguments.lam == "auto" and state["lam"] is not None
+            state["share"], state["lam"] = look_half_way(state["losses"], state["lam"], is_auto)
         state_dicts = {name: part.state_dict() for name, part in parts.items()}
         evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **state_dicts})
         evaluation.write_csv(out / "log.csv", log)
-        print_epoch(row, arguments.epochs)
 
-    # 5. Evaluation: figures first, so that nothing that goes wrong in drawing costs them
-    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device,
-                                        log[-1]["lam"], arguments.strategy == "oracle")
+    # 5. Evaluation: metrics first, so that an error in a plot does not lose them
+    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, log[-1]["lam"],
+                                        arguments.strategy)
     metrics["rejected_share"] = state["share"]
     metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test, state["share"])
     seconds["train"] = log[-1]["seconds"]
     seconds["total"] = time.perf_counter() - started + earlier
     metrics.update({"seconds": seconds, "peak_memory_mb": peak_memory_mb(device)})
     evaluation.write_json(out / "metrics.json", metrics)
-    evaluation.print_results(settings, metrics)
+    evaluation.print_results(settings, metrics, training.known)
     if training.noisy.any():
-        weights = torch.stack(state["label_weights"]).numpy()  # (epochs, N)
-        evaluation.weights_film(out / "weights.gif", weights, training.operation)
-    evaluation.write_report(out, unet, classes, training, rows, log, device)
-    release(lock)
+        label_weights = torch.stack(state["label_weights"]).numpy()  # (epochs, N)
+        evaluation.weights_film(out / "weights.gif", label_weights, training.operation)
+    evaluation.write_report(out, unet, classes, training, test, rows, log, device)
 
 
-def epoch_dice(unet, classes, test, device, epoch, epochs):
-    """Columns of log.csv: mean Dice on clean test labels, NaN in epochs that are not evaluated."""
-    dice = dict.fromkeys((*classes, "average"), math.nan)
-    if epoch % DICE_EVERY == 0 or epoch == epochs:
-        found = torch.from_numpy(evaluation.predict_array(unet, test.images, device))
-        dice = evaluation.mean_dice(found, torch.from_numpy(test.clean), classes)
-    return {f"dice_{name}": value for name, value in dice.items()}
+def look_half_way(losses, lam, is_auto):
+    """Read the rejected share from some epochs' losses, a list of (N, classes), and print it.
+
+    Returns it, None for fewer labels than ENOUGH_LABELS, and lambda from here on: `lam` as it was,
+    unless is_auto.
+    """
+    share, line = None, "half-way: too few labels to tell how many are bad"
+    if len(losses[0]) >= evaluation.ENOUGH_LABELS:
+        share = rejected_share(torch.stack(losses).nanmean(dim=0))
+        line = "half-way: no group of bad labels"
+        if share > 0:
+            line = f"half-way: {share:.0%} of the labels form a group with a high loss"
+        if is_auto:
+            lam = auto_lambda(share)
+    if lam is not None:
+        line += f"; lambda {lam:.2g} from here on"
+        if lam == 0:
+            line += ": all labels count the same"
+    print(line)
+    return share, lam
 
 
-# ----------------------------------------------------------------------------- what a run prints
+# ----------------------------------------------------------------------------- what a run reports
 
-def print_data_summary(classes, training, test, arguments):
-    """Prints what a careful reader checks first: counts, sizes, areas, and what the noise did."""
+def print_data_summary(classes, training, test):
+    """Print what a careful reader checks first: counts, sizes, areas, and what the noise did."""
     def per_class(values):
         return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
 
     count, size, noisy = len(training.names), training.images.shape[-1], training.noisy
     print(f"{count} training and {len(test.names)} test images, {size} x {size}")
-    print(f"share of foreground: {per_class(training.labels.mean(axis=(0, 2, 3)))}; "
-          f"in the clean labels: {per_class(training.clean.mean(axis=(0, 2, 3)))}")
-    kinds = [f"{training.operation.count(kind)} {kind}" for kind in noise_kinds(training)]
+    print(f"share of foreground: {per_class(training.labels.mean(axis=(0, 2, 3)))}")
+    if not training.known:
+        print("which labels are clean is not known")
+        return
+    kinds = [f"{training.operation.count(kind)} {kind}"
+             for kind in sorted(set(training.operation) - {""})]
     print(f"noise: {noisy.sum()} of {count} labels changed ({noisy.mean():.1%}) {', '.join(kinds)}")
     if noisy.any():
         given, clean = training.labels[noisy], training.clean[noisy]
         dice = evaluation.mean_dice(torch.from_numpy(given), torch.from_numpy(clean), classes)
         vanished = (clean.any(axis=(2, 3)) & ~given.any(axis=(2, 3))).sum(axis=0)  # (classes,)
         lost = ", ".join(f"{number} {name}" for number, name in zip(vanished, classes))
+        print(f"share of foreground, clean: {per_class(training.clean.mean(axis=(0, 2, 3)))}")
         print(f"Dice of noisy against clean labels: {per_class(dice.values())}; vanished: {lost}")
-    if arguments.clean:
-        evaluation.print_clean_differences(training, arguments.clean_dice)
 
 
-def noise_kinds(cases):
-    """The kinds of noise that occur in `cases`, sorted."""
-    return sorted(set(cases.operation) - {""})
-
-
-def epoch_row(epoch, record, training, lam):
-    """A row of log.csv: losses, weights and AUROC, from what `train_epoch` returned."""
-    scores, weights = record[0].double().numpy(), record[1].double().numpy()
-    losses = record[2].double().mean(dim=1).numpy()
-    trained_on = np.isfinite(losses)
-    noisy = training.noisy
-    row = {"epoch": epoch, "lam": lam, "loss": mean(weights[trained_on] * losses[trained_on])}
-    operation = np.array(training.operation)
+def epoch_row(epoch, scores, weights, losses, training, lam):
+    """Make a row of log.csv from what `train_epoch` returned: losses, weights, AUROC."""
+    scores, weights = scores.double().numpy(), weights.double().numpy()
+    losses = losses.double().nanmean(dim=1).numpy()
+    seen = np.isfinite(losses)
+    row = {"epoch": epoch, "lam": lam, "loss": mean(weights[seen] * losses[seen])}
+    if not training.known:
+        return row
+    noisy, operation = training.noisy, np.array(training.operation)
     kinds = {"clean": ~noisy, "noisy": noisy}
-    kinds.update({kind: operation == kind for kind in noise_kinds(training)})
+    for kind in sorted(set(training.operation) - {""}):
+        kinds[kind] = operation == kind
     for kind, members in kinds.items():
-        chosen = members & trained_on
+        chosen = members & seen
         row[f"loss_{kind}"] = mean(losses[chosen])
         row[f"weight_{kind}_mean"] = mean(weights[chosen])
         row[f"weight_{kind}_variance"] = mean((weights[chosen] - mean(weights[chosen])) ** 2)
-    row["auroc"] = evaluation.auroc(scores[trained_on], ~noisy[trained_on])
-    row["loss_auroc"] = evaluation.auroc(-losses[trained_on], ~noisy[trained_on])
+    row["auroc"] = evaluation.auroc(scores[seen], ~noisy[seen])
+    row["loss_auroc"] = evaluation.auroc(-losses[seen], ~noisy[seen])
     return row
 
 
 def mean(values):
-    """The mean as a Python number, which a checkpoint can hold; NaN of no values."""
+    """Return the mean as a Python number, which a checkpoint can hold; NaN of no values."""
     return float(np.mean(values)) if len(values) else math.nan
 
 
+def epoch_dice(unet, classes, test, device, epoch, epochs):
+    """Return columns of log.csv: mean Dice on test labels, NaN in epochs that are not evaluated."""
+    dice = dict.fromkeys((*classes, "average"), math.nan)
+    if epoch % DICE_EVERY == 0 or epoch == epochs:
+        prediction = evaluation.predict(unet, torch.from_numpy(test.images).to(device)).cpu()
+        dice = evaluation.mean_dice(prediction, torch.from_numpy(test.clean), classes)
+    return {f"dice_{name}": value for name, value in dice.items()}
+
+
 def print_epoch(row, epochs):
-    """Prints the line of an epoch."""
+    """Print the line of an epoch."""
     left = row["seconds"] / row["epoch"] * (epochs - row["epoch"])
-    line = f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}  weight x N:"
-    for kind in ("clean", "noisy"):
-        if math.isfinite(row[f"weight_{kind}_mean"]):
-            line += f" {kind} {row[f'weight_{kind}_mean']:.2f}"
-    if math.isfinite(row["dice_average"]):
+    line = f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}"
+    if "weight_noisy_mean" in row and math.isfinite(row["weight_noisy_mean"]):
+        line += f"  weight x N: clean {row['weight_clean_mean']:.2f}"
+        line += f" noisy {row['weight_noisy_mean']:.2f}"
+    if math.isfinite(row["dice_average"] or math.nan):
         line += f"  test Dice {row['dice_average']:.3f}"
     print(f"{line:75s}{left:4.0f} s left", flush=True)
 
 
-# ---------------------------------------------------------------------------------- run folders
-
-def run_folder(arguments, settings):
-    """The run folder's path; BadInput where it exists, or with --resume has other settings."""
-    out = Path(arguments.out or Path("runs") / folder_name(arguments, settings))
-    if not out.exists():
-        return out
-    if not arguments.resume:
-        raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another "
-                       "--out")
-    if not (out / "config.json").exists():
-        if not out.is_dir() or {path.name for path in out.iterdir()} - {"lock"}:
-            raise BadInput(f"{out} is not a run folder, there is no config.json in it; choose "
-                           "another --out")
-        return out
+def peak_memory_mb(device):
+    """Return the most memory this process has held, on the GPU if it trains there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
     try:
-        before = json.loads((out / "config.json").read_text())["arguments"]
-    except (ValueError, KeyError, TypeError):
-        raise BadInput(f"{out}/config.json is not one of train.py; choose another --out") from None
-    changed = [f"{name} was {before.get(name)}, is {value}" for name, value in settings.items()
-               if before.get(name) != value]
-    if changed:
-        raise BadInput(f"{out} was begun with other settings ({'; '.join(changed)}); choose "
-                       "another --out")
-    return out
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10  # bytes, elsewhere KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def folder_name(arguments, settings):
-    """The run folder's name: data, strategy, noise, band, seed, then settings not at default."""
+# ------------------------------------------------------------------------------------- run folders
+
+DATA_OPTIONS = ("data", "images", "masks", "skip_unpaired", "clean", "group", "exclude",
+                "test_images", "test_masks", "device")  # may be spelled anew: the digest decides
+
+
+def run_name(arguments):
+    """Name a run after its data, strategy, noise, band and seed."""
     source = Path(arguments.data).absolute().name.replace(":", "")
     name = f"{source}-{arguments.strategy}-{arguments.noise:g}-{arguments.band}"
     name += f"-seed{arguments.seed}"
-    usual = vars(parse_arguments(["--paper"] if arguments.paper else []))
-    if arguments.paper:
-        name += "-paper"
-    for setting, value in settings.items():
-        named = setting in ("data", "strategy", "noise", "band", "seed")
-        if not named and value != usual[setting]:
-            name += re.sub(r"[^-.\w]", "", f"-{setting}{value}")
-    return name
+    return name + "-paper" if arguments.paper else name
 
 
-def lock_folder(out):
-    """Makes the run folder and keeps other processes out while this one lives: the lock file.
-
-    The operating system drops the lock when a process dies. On Windows, and on some network drives,
-    nothing is locked.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    file = open(out / "lock", "a+")
+def check_run_folder(out, settings, resuming):
+    """Raise BadInput if the folder exists, or with --resume was begun with other settings."""
+    if not out.exists():
+        return
+    if not resuming:
+        raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another "
+                       "--out")
     try:
-        import fcntl
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise BadInput(f"{out} is in use by {file.read()}; wait for it, or choose another "
-                       "--out") from None
-    except (ImportError, OSError):
-        return file
-    file.truncate(0)
-    file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S on %d %B')}")
-    file.flush()
-    return file
+        before = json.loads((out / "config.json").read_text())["arguments"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"{out} is not a run folder of train.py; choose another --out") from None
+    for name, value in settings.items():
+        if name not in DATA_OPTIONS and before.get(name) != value:
+            raise BadInput(f"{out}: --{name.replace('_', '-')} was {before.get(name)}, is {value}; "
+                           "choose another --out")
 
 
-def release(lock):
-    """Gives up the lock of `lock_folder`."""
-    lock.close()
-    Path(lock.name).unlink()
+def resume(out, state, parts):
+    """Load the checkpoint into `parts` and return its state; BadInput if the data changed."""
+    checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt")
+    if checkpoint["digest"] != state["digest"]:
+        raise BadInput(f"{out}: the data are no longer those of this run; choose another --out")
+    for name, part in parts.items():
+        part.load_state_dict(checkpoint.pop(name))
+    return checkpoint
 
 
-def write_config(out, settings, device, bf16):
-    """Writes config.json: the settings, and on what the run is made."""
-    evaluation.write_json(out / "config.json", {
-        "arguments": settings, "device": str(device), "bf16": bf16,
-        "threads": torch.get_num_threads(), "python": platform.python_version(),
-        "torch": torch.__version__, "numpy": np.__version__})
-
-
-def check_finite(record, expected, networks, epoch, out):
-    """BadInput, before anything is saved, where a loss or a network has numbers not finite."""
-    finite = record[2].isfinite().all(dim=1) & record[0].isfinite() & record[1].isfinite()
-    finite = finite.sum() == expected  # all labels that were trained on
+def check_finite(weights, expected, networks, epoch, out):
+    """Raise BadInput, before anything is saved, if weights or networks are not finite."""
+    finite = weights.isfinite().sum() == expected  # of all labels that were trained on
     for network in networks:
         for parameter in network.parameters():
             finite = finite and parameter.isfinite().all()
@@ -394,128 +410,90 @@ def check_finite(record, expected, networks, epoch, out):
                        f"epoch {epoch - 1}, if any, is kept; start again with a smaller --lr")
 
 
-def peak_memory_mb(device):
-    """The most memory this process has held, on the GPU if it trains there; None where unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2 ** 20
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10  # bytes, elsewhere KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+# ------------------------------------------------------------------------------------ command line
 
-
-# --------------------------------------------------------------------------------- command line
-
-def bounded_number(kind, low, high=math.inf):
-    """An argparse type: a number from low to high; kind is int or float."""
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or math.isinf(value):
-            name = "whole number" if kind is int else "number"
-            bounds = f"from {low} to {high}" if math.isfinite(high) else f"of {low} or more"
-            raise argparse.ArgumentTypeError(f"{text} is not a {name} {bounds}")
-        return value
-    return convert
-
-
-def bound_or_auto(text):
-    """An argparse type: "auto", or a number from 0 on."""
-    return text if text == "auto" else bounded_number(float, 0)(text)
-
-
-def pixel_band(text):
-    """An argparse type: "5-13", the smallest and the largest radius in pixels of a 256 grid."""
-    match = re.fullmatch(r"(\d+)-(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]) < GRID:
-        raise argparse.ArgumentTypeError(f"{text} is not a band such as 5-13, smaller-larger, "
-                                         f"from 1 to {GRID - 1}")
-    return text
-
-
-def noise_kind(text):
-    """An argparse type: names of kinds of noise joined by -, such as "erode-dilate"."""
-    if not set(text.split("-")) <= set(data.DAMAGE):
-        known = ", ".join(data.DAMAGE)
-        raise argparse.ArgumentTypeError(f"{text} is not one or several of {known}, joined by -")
-    return text
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults, where there are any, beside the options; the module's docstring as it stands."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+def auto_or_number(text):
+    """Convert the value of --lam."""
+    return text if text == "auto" else float(text)
 
 
 def parse_arguments(argv=None):
-    """The command line as a namespace; --paper moves defaults, what is typed beside it counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    """Parse the command line; --paper moves defaults, what is typed beside it counts."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = evaluation.usage_error
     data.add_options(parser)
     add = parser.add_argument
-    add("--group",
-        help="a regular expression; names with the same match are one patient, never split")
-    add("--clean",
-        help="a folder like --data with clean labels of the same images, to measure with")
-    add("--clean-dice", type=bounded_number(float, 0, 1), default=0.99,
-        help="with --clean: a label is noisy whose Dice with the clean one is lower in a class")
-    add("--strategy", default="qam+ocm", choices=("baseline", "qam", "qam+ocm", "oracle", "loss"),
-        help="baseline: equal weights; qam: scores without a bound; qam+ocm: the paper's method; "
-        "oracle: equal weights for the clean labels, 0 for the others; loss: no QAM, a label's "
-        "own loss is its score")
-    add("--noise", type=bounded_number(float, 0, 1), default=None,
-        help="share of training labels to damage; without it 0.5 of phantoms, 0 of a folder")
-    add("--band", type=pixel_band, default="5-13",
-        help="radius of the noise, smallest-largest, in pixels of a 256 x 256 picture")
-    add("--noise-kind", type=noise_kind, default="erode-dilate",
-        help=f"one or several of {', '.join(data.DAMAGE)}, joined by -")
-    add("--lam", type=bound_or_auto, default="auto",
-        help="lambda of eq. (2), or auto: from 1/2 to 2, larger early in the training and the "
-             "more labels both networks reject")
-    add("--size", type=bounded_number(int, 1, 10 ** 4), default=128,
-        help="height and width of the pictures that the networks see, in pixels")
-    add("--epochs", type=bounded_number(int, 1), default=40, help="passes over the training data")
-    add("--batch", type=bounded_number(int, 3), default=16,
-        help="samples over which the weights sum to 1; better 8 or more")
-    add("--lr", type=bounded_number(float, 0, 1e30), default=1e-2,
-        help="the U-Net's learning rate, at its highest")
-    add("--qam-lr", type=bounded_number(float, 0, 1e30), default=4e-4,
-        help="the QAM's learning rate, at its highest")
-    add("--area-neutral", action=argparse.BooleanOptionalAction, default=True,
-        help="hide from the QAM what the area of a label alone predicts of its loss")
+    add("--group", metavar="REGEX", help="image paths with the same match are one patient: never split")
+    add("--clean", nargs="+", metavar="PATTERN", help="better masks of some images, to measure with")
+    add("--exclude", metavar="FILE", help="names to leave out of training: a text or suspects.csv")
+    add("--test-images", metavar="PATTERN", help="test images of their own, instead of a split")
+    add("--test-masks", nargs="+", metavar="PATTERN", help="their masks")
+    add("--strategy", default="qam+ocm", choices=evaluation.STRATEGIES,
+        help="baseline: equal weights; loss: small losses count more, no QAM; qam: no bound; "
+             "qam+ocm (default): the paper's; oracle: clean labels only")
+    add("--noise", type=float, help="share of training labels to damage (phantoms 0.5, folders 0)")
+    add("--band", default="5-13", help="radius of the noise in pixels of a 256 grid (%(default)s)")
+    add("--noise-kind", default="erode-dilate",
+        help=f"of {', '.join(data.DAMAGE)}, joined by - (%(default)s)")
+    add("--lam", type=auto_or_number, default="auto",
+        help="lambda of eq. (2); auto: 2, and from half-way on 0 to 2 as the labels deserve")
+    add("--size", type=int, default=128, help="side of the networks' images, pixels (%(default)s)")
+    add("--epochs", type=int, default=40, help="passes over the training data (%(default)s)")
+    add("--batch", type=int, default=16, help="size of the mini-batch (%(default)s)")
+    add("--lr", type=float, default=1e-2, help="the U-Net's highest learning rate (%(default)s)")
+    add("--qam-lr", type=float, default=4e-4, help="the QAM's highest learning rate (%(default)s)")
+    add("--area-trend", action=argparse.BooleanOptionalAction, default=True,
+        help="hide from the QAM what a label's area alone says about its loss")
     add("--augment", action=argparse.BooleanOptionalAction, default=True,
-        help="shift, scale and turn images and labels a little")
-    add("--width", type=bounded_number(int, 1, 10 ** 7), default=8,
-        help="channels of the U-Net at full size")
-    add("--seed", type=bounded_number(int, 0, 2 ** 31), default=0,
-        help="of split, noise, networks and order of the data")
-    add("--device", default="auto", help="auto is cuda when available, else cpu")
-    add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
-        help="auto is bf16 where the hardware has units for it")
-    add("--out", default=None,
-        help="the run folder; without it, one in runs/ named after the settings")
-    add("--resume", action="store_true",
-        help="go on with an interrupted run in --out; a finished one is only shown")
-    literal = ", ".join(f"{name} {value}" for name, value in SECTION_3_2.items())
-    add("--paper", action="store_true",
-        help=f"section 3.2 with our networks: constant rates, {literal.replace('_', '-')}")
+        help="shift, scale and rotate images and labels a little")
+    add("--width", type=int, default=8, help="channels of the U-Net at full size (%(default)s)")
+    add("--seed", type=int, default=0, help="of split, noise, networks, order (%(default)s)")
+    add("--device", default="auto", help="auto is cuda if available, else cpu")
+    add("--out", help="the run folder; by default one in runs/")
+    add("--resume", action="store_true", help="go on with an interrupted run")
+    literal = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in SECTION_3_2.items())
+    add("--paper", action="store_true", help=f"section 3.2: constant learning rates, {literal}")
     # --paper changes defaults, so the line is parsed again: what is typed beside it still wins.
     if parser.parse_args(argv).paper:
         parser.set_defaults(**SECTION_3_2)
     arguments = parser.parse_args(argv)
     if arguments.noise is None:
-        phantoms = arguments.data.partition(":")[0] == "phantoms"
-        arguments.noise = 0.5 if phantoms else 0.0
+        arguments.noise = 0.5 if arguments.data.partition(":")[0] == "phantoms" else 0.0
     return arguments
 
 
-def choose_device(name, precision):
-    """The torch device, and whether to train in bfloat16: auto where the hardware has units."""
+def check_arguments(arguments):
+    """Raise BadInput for values out of range, before anything is read."""
+    a = arguments
+    band = re.fullmatch(r"(\d+)-(\d+)", a.band)
+    wanted = [
+        ("noise", 0 <= a.noise <= 1, "a share from 0 to 1"),
+        ("band", band and 1 <= int(band[1]) <= int(band[2]) < GRID, "such as 5-13, smaller-larger"),
+        ("noise_kind", set(a.noise_kind.split("-")) <= set(data.DAMAGE),
+         f"one or several of {', '.join(data.DAMAGE)}, joined by -"),
+        ("lam", a.lam == "auto" or 0 <= a.lam < math.inf, "auto, or 0 or more"),
+        ("epochs", a.epochs >= 1, "1 or more"),
+        ("batch", a.batch >= 3, "3 or more, better 8 or more"),
+        ("lr", 0 <= a.lr < math.inf, "0 or more"),
+        ("qam_lr", 0 <= a.qam_lr < math.inf, "0 or more"),
+        ("width", 1 <= a.width <= 1024, "from 1 to 1024"),
+        ("seed", 0 <= a.seed < 2 ** 31, "from 0 to 2147483647"),
+    ]
+    for name, good, needed in wanted:
+        if not good:
+            option = name.replace("_", "-")
+            raise BadInput(f"--{option} {getattr(a, name)}: {needed} is needed; see --help")
+    try:
+        check_size((a.size, a.size), 32)  # the QAM's
+    except ValueError as error:
+        raise BadInput(f"--size: {error}") from None
+    if a.strategy == "oracle" and a.noise == 0 and not a.clean:
+        raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
+
+
+def choose_device(name):
+    """Return the torch device, and whether it has units for bfloat16, to train in."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -524,50 +502,12 @@ def choose_device(name, precision):
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"--device {name}: {reason}; leave --device out") from None
-    if precision != "auto":
-        return device, precision == "bf16"
     if device.type == "cuda":
         return device, torch.cuda.get_device_capability(device) >= (8, 0)
     if not hasattr(torch.cpu, "get_capabilities"):  # older torch does not tell
         return device, False
     units = torch.cpu.get_capabilities()
     return device, bool(units.get("amx_bf16") or units.get("avx512_bf16"))
-
-
-def first_lambda(arguments):
-    """The bound of the first epoch: None, no bound at all, for every strategy but qam+ocm."""
-    if arguments.strategy not in ("qam+ocm", "loss"):
-        return None
-    return 2.0 if arguments.lam == "auto" else arguments.lam
-
-
-def look(losses):
-    """The rejected share by the mean of some epochs' losses, each (N, classes); None for too few
-    labels, below evaluation.ENOUGH_LABELS.
-    """
-    mean_losses = torch.stack(losses).nanmean(dim=0)
-    if (~mean_losses.isnan()).any(dim=1).sum() < evaluation.ENOUGH_LABELS:
-        return None
-    return rejected_share(mean_losses)
-
-
-def print_share(share, lam):
-    """What `look` found, in a line."""
-    if share is None:
-        found = "too few labels to tell a group of bad ones"
-    elif share == 0:
-        found = "no group of bad labels"
-    else:
-        found = f"{share:.0%} of the labels form a group with a high loss"
-    after = "" if lam is None else f": lambda {lam:.2f} from here on"
-    print(f"half-way: {found}{after}")
-
-
-def check_strategy(arguments, training):
-    """BadInput for an oracle that knows of no noisy label, or of no clean one."""
-    if arguments.strategy == "oracle" and (training.noisy.all() or not training.noisy.any()):
-        raise BadInput("--strategy oracle needs clean and noisy labels, and knowledge of which is "
-                       "which; add --noise or --clean")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """train.py: the loop against slow specifications, and the script as a user runs it."""
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -17,96 +16,169 @@ import pal
 import train
 
 
-# ------------------------------------------------------------------------------------- the loop
+# --------------------------------------------------------------------------------------- the loop
 
 def small_training(count=6, size=32, seed=0):
-    """Networks, optimiser, schedule, images and labels for `train_epoch`."""
+    """Networks, optimizer, schedule, images and labels for `train_epoch`."""
     torch.manual_seed(seed)
-    unet, qam = pal.UNet(width=2), pal.QAM(width=2)
+    unet, qam = pal.UNet(width=2), pal.QAM()
     torch.nn.init.normal_(qam.score.weight)  # at zero all weights would be equal
     images, masks = data.phantoms(count, seed, size)
-    optimiser = torch.optim.SGD([*unet.parameters(), *qam.parameters()], lr=0.1)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1)
-    return unet, qam, optimiser, schedule, torch.from_numpy(images), torch.from_numpy(masks)
+    optimizer = torch.optim.SGD([*unet.parameters(), *qam.parameters()], lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    return unet, qam, optimizer, schedule, torch.from_numpy(images), torch.from_numpy(masks)
 
 
 def one_epoch(parts, **options):
-    """What `train_epoch` saw in mini-batches of four, with the same random order each time."""
+    """What `train_epoch` returns for mini-batches of four, in the same random order each time."""
     rng = torch.Generator().manual_seed(1)
     return train.train_epoch(*parts, batch=4, lam=2.0, rng=rng, augmented=False, **options)
 
 
+def first_mini_batch():
+    """Networks, optimizer, losses, scores and labels of the only mini-batch of `one_epoch`."""
+    unet, qam, optimizer, _, images, labels = small_training()
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))[:4]
+    inputs = pal.standardize(images[order][:, None])
+    losses = pal.sample_losses(unet(inputs), labels[order])
+    return unet, qam, optimizer, losses, qam(inputs, labels[order]), labels[order], order
+
+
 def test_an_epoch_is_equation_1_written_out():
-    seen = one_epoch(small_training())
-    unet, qam, optimiser, _, images, labels = small_training()
-    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))[:4]
-    inputs = pal.standardise(images[order])
-    losses = pal.sample_losses(unet(inputs), labels[order])
-    scores = qam(inputs, labels[order])
-    bounded = [2 * math.tanh(t) for t in scores.tolist()]
-    weights = [math.exp(s) / sum(map(math.exp, bounded)) for s in bounded]
-    assert seen[0, order].tolist() == pytest.approx(scores.tolist(), abs=1e-6)
-    assert seen[1, order].tolist() == pytest.approx([4 * w for w in weights], abs=1e-5)
-    assert seen[2, order].tolist() == pytest.approx(losses.mean(dim=1).tolist(), abs=1e-6)
-    assert seen.isnan().all(dim=0).sum() == 2  # which filled no mini-batch
+    scores, weights, losses = one_epoch(small_training())
+    *_, expected_losses, expected_scores, _, order = first_mini_batch()
+    bounded = [2 * math.tanh(t) for t in expected_scores.tolist()]
+    expected = [4 * math.exp(s) / sum(map(math.exp, bounded)) for s in bounded]
+    assert scores[order].tolist() == pytest.approx(expected_scores.tolist(), abs=1e-6)
+    assert weights[order].tolist() == pytest.approx(expected, abs=1e-5)
+    assert torch.allclose(losses[order], expected_losses, atol=1e-6)
+    for values in (scores, weights, losses[:, 0]):
+        assert values.isnan().sum() == 2  # which filled no mini-batch
 
 
-@pytest.mark.parametrize("area_neutral", [True, False])
-def test_an_epoch_steps_down_the_gradient_of_equation_1(area_neutral):
+@pytest.mark.parametrize("step", [pal.pick_and_learn, train.step_without_trend])
+def test_an_epoch_steps_down_the_gradient_of_equation_1(step):
     trained = small_training()
-    one_epoch(trained, area_neutral=area_neutral)
-    unet, qam, optimiser, _, images, labels = small_training()
-    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))[:4]
-    inputs = pal.standardise(images[order])
-    losses = pal.sample_losses(unet(inputs), labels[order])
-    weights = torch.softmax(2 * torch.tanh(qam(inputs, labels[order])), dim=0)
+    one_epoch(trained, step=step)
+    unet, qam, optimizer, losses, scores, labels, _ = first_mini_batch()
     of_samples = losses.mean(dim=1)
-    if area_neutral:
-        of_samples = of_samples - pal.area_trend(losses, labels[order], weights)
-    (weights * of_samples).sum().backward()
-    optimiser.step()
+    if step is pal.pick_and_learn:
+        of_samples = of_samples - pal.area_trend(losses, labels, scores)
+    (torch.softmax(2 * torch.tanh(scores), dim=0) * of_samples).sum().backward()
+    optimizer.step()
     for network, other in zip(trained, (unet, qam)):
         for parameter, expected in zip(network.parameters(), other.parameters()):
             assert torch.allclose(parameter, expected, atol=1e-6)
 
 
+def test_a_step_of_ones_own_trains_the_network():
+    def step(losses, labels, scores, lam):
+        assert (losses.shape, labels.shape, scores.shape, lam) == ((4, 3), (4, 3, 32, 32), (4,), 2)
+        return losses[0].sum(), torch.tensor([1.0, 0, 0, 0])
+    weights = one_epoch(small_training(), step=step)[1]
+    assert sorted(weights[weights.isfinite()].tolist()) == [0, 0, 0, 4]
+
+
+def options_of(strategy, operation):
+    """`training_options` of a strategy for labels with these operations ("" is clean)."""
+    cases = data.Cases(list("abcdef"), None, None, None, operation, None, True)
+    arguments = train.parse_arguments(["--strategy", strategy])
+    options = train.training_options(arguments, cases, torch.device("cpu"), False)
+    return {name: options[name] for name in ("step", "fixed_scores") if name in options}
+
+
+def test_the_baseline_weighs_all_labels_equally_and_does_not_run_the_qam():
+    parts = small_training()
+    before = [parameter.clone() for parameter in parts[1].parameters()]
+    weights = one_epoch(parts, **options_of("baseline", [""] * 6))[1]
+    assert set(weights[weights.isfinite()].tolist()) == {1.0}
+    assert all(map(torch.equal, before, parts[1].parameters()))
+
+
+def test_the_baseline_is_the_mean_loss():
+    """The gradient is that of uniform weights, although the area trend is subtracted."""
+    trained = small_training()
+    one_epoch(trained, **options_of("baseline", [""] * 6))
+    unet, _, optimizer, losses, *_ = first_mini_batch()
+    losses.mean().backward()
+    optimizer.step()
+    for parameter, expected in zip(trained[0].parameters(), unet.parameters()):
+        assert torch.allclose(parameter, expected, atol=1e-6)
+
+
+def test_the_oracle_weighs_only_labels_known_to_be_clean():
+    operation = ["", "erode", "", "dilate", "", "erode"]
+    weights = one_epoch(small_training(), **options_of("oracle", operation))[1]
+    clean = torch.tensor([name == "" for name in operation])
+    known = weights.isfinite()
+    assert (weights[known & ~clean] == 0).all()
+    assert weights[known & clean].sum() == pytest.approx(4) and weights[known & clean].std() == 0
+
+
+def test_strategy_loss_trusts_labels_of_small_loss_without_the_area_trend():
+    _, weights, losses = one_epoch(small_training(), **options_of("loss", [""] * 6))
+    *_, labels, order = first_mini_batch()
+    own = losses[order].mean(dim=1) - pal.area_trend(losses[order], labels, torch.zeros(4))
+    t = (own.mean() - own) / own.std()
+    assert torch.allclose(weights[order], 4 * torch.softmax(2 * torch.tanh(t), 0), atol=1e-3)
+
+
+def test_label_and_prediction_both_empty_say_nothing():
+    unet, qam, optimizer, schedule, images, labels = small_training()
+    torch.nn.init.constant_(unet.head.bias, -50.0)  # predicts nothing anywhere
+    labels[:, 1] = False
+    losses = one_epoch((unet, qam, optimizer, schedule, images, labels))[2]
+    assert losses[:, 1].isnan().all() and losses[:, 0].isfinite().sum() == 4
+
+
+def test_fewer_images_than_a_mini_batch_are_refused():
+    with pytest.raises(ValueError, match="3 images do not fill a mini-batch of 4"):
+        one_epoch(small_training(count=3))
+
+
 def test_the_qam_learns_at_its_own_rate():
     options = train.parse_arguments(["--qam-lr", "0.125"])
-    unet, qam = pal.UNet(width=2), pal.QAM(width=2)
-    optimiser, _ = train.make_optimiser(unet, qam, options, steps=10)
+    unet, qam = pal.UNet(width=2), pal.QAM()
+    optimizer, _ = train.make_optimizer(unet, qam, options, steps=10)
     rates = {}
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
             rates[parameter] = group["max_lr"]
     assert {rates[parameter] for parameter in qam.parameters()} == {0.125}
     assert {rates[parameter] for parameter in unet.parameters()} == {options.lr}
 
 
-def test_an_epoch_trains_both_networks_and_the_baseline_only_the_unet():
-    for uniform in (False, True):
-        parts = small_training()
-        before = [parameter.clone() for network in parts[:2] for parameter in network.parameters()]
-        seen = one_epoch(parts, uniform=uniform)
-        after = [parameter for network in parts[:2] for parameter in network.parameters()]
-        moved = [not torch.equal(one, other) for one, other in zip(before, after)]
-        of_unet = len(list(parts[0].parameters()))
-        assert all(moved[:of_unet]) and any(moved[of_unet:]) != uniform
-        assert (seen[1].nan_to_num(1.0) == 1).all() == uniform  # weights times the mini-batch
+# ------------------------------------------------------------------------- lambda, decided half-way
+
+def test_the_look_half_way_reads_the_mean_losses_of_some_epochs():
+    losses = torch.where(torch.arange(80) < 20, 4.0, 1.0) * torch.linspace(0.8, 1.25, 80)
+    epochs = [losses[:, None].clone() for _ in range(3)]
+    epochs[0][3:30] = math.nan  # were in no mini-batch
+    share, lam = train.look_half_way(epochs, 2.0, is_auto=True)
+    assert share == pytest.approx(0.25) and lam == 0.5
+    assert train.look_half_way(epochs, 1.7, is_auto=False)[1] == 1.7
+    assert train.look_half_way([torch.linspace(1, 1.5, 80)[:, None]], 2.0, True) == (0, 0)
 
 
-def test_the_oracle_weighs_only_labels_known_to_be_clean():
-    trusted = torch.tensor([True, False, True, False, True, False])
-    weights = one_epoch(small_training(), uniform=True, trusted=trusted)[1]
-    known = weights.isfinite()
-    assert (weights[known & ~trusted] == 0).all()
-    assert weights[known & trusted].sum() == pytest.approx(4)
-    assert weights[known & trusted].std() == 0
+def test_with_fewer_than_sixty_labels_lambda_stays_2():
+    losses = torch.cat([torch.ones(30), 9 * torch.ones(29)])[:, None]
+    assert train.look_half_way([losses], 2.0, is_auto=True) == (None, 2.0)
 
 
-# ----------------------------------------------------------------------------- the augmentation
+def test_lambda_is_2_until_half_way_and_then_what_the_share_says(tmp_path):
+    done = run("train.py", "--data", "phantoms:93", "--size", "32", "--epochs", "5",
+               "--noise", "0.5", "--out", tmp_path / "run")  # 62 training labels
+    assert done.returncode == 0, done.stderr
+    lam = [float(row["lam"]) for row in read_csv(tmp_path / "run" / "log.csv")]
+    share = json.loads((tmp_path / "run" / "metrics.json").read_text())["rejected_share"]
+    assert lam[:2] == [2, 2] and lam[2:] == [pal.auto_lambda(share)] * 3
+    assert done.stdout.count("half-way: ") == 1
+
+
+# -------------------------------------------------------------------------------- the augmentation
 
 def moved_columns(monkeypatch, name, most):
-    """Twenty augmented pictures in which each pixel is its column's number, (20, 64) middle rows.
+    """Twenty augmented images in which each pixel is its column's number: middle rows (20, 64).
 
     Asserts on the way that the label moves with the image.
     """
@@ -116,7 +188,7 @@ def moved_columns(monkeypatch, name, most):
     moved, labels = train.augment(images, images > 0.5, torch.Generator().manual_seed(0))
     assert ((moved > 0.5) == labels.bool()).float().mean() > 0.97
     again, _ = train.augment(images, images > 0.5, torch.Generator().manual_seed(0))
-    assert torch.equal(moved, again)  # the same generator, the same picture
+    assert torch.equal(moved, again)  # the same generator, the same image
     return moved[:, 0, 32] * 63
 
 
@@ -125,94 +197,69 @@ def test_without_motion_nothing_changes(monkeypatch):
     assert torch.allclose(columns, torch.arange(64.0).expand(20, 64), atol=1e-2)
 
 
-def test_shift_moves_by_up_to_its_share_of_the_size(monkeypatch):
+def test_shift_zoom_and_turn_move_by_up_to_their_amount(monkeypatch):
     moves = moved_columns(monkeypatch, "SHIFT", 0.25)[:, 32] - 32  # in pixels
-    assert 10 < moves.abs().max() <= 16.1
-    assert moves.min() < 0 < moves.max()
-
-
-def test_zoom_scales_by_up_to_its_share(monkeypatch):
+    assert 10 < moves.abs().max() <= 16.1 and moves.min() < 0 < moves.max()
     columns = moved_columns(monkeypatch, "ZOOM", 0.5)
     steps = columns[:, 40] - columns[:, 39]  # columns per pixel
     assert 1 / 1.51 < steps.min() < 0.8 and 1.25 < steps.max() < 1.51
-
-
-def test_turn_rotates_by_up_to_its_degrees(monkeypatch):
     columns = moved_columns(monkeypatch, "TURN", 90.0)
     steps = columns[:, 40] - columns[:, 39]  # the cosine of the angle
     assert -0.01 < steps.min() < 0.3 and steps.max() <= 1.01
 
 
-# ------------------------------------------------------------------------------ the script, run
+# ----------------------------------------------------------------------------- the script, as it runs
 
 def test_run_folder_is_complete(finished):
     out, printed = finished
     assert {path.name for path in out.iterdir()} == {
-        "config.json", "log.csv", "labels.csv", "suspects.csv", "metrics.json", "checkpoint.pt",
-        "curves.png", "samples.png", "suspects.png", "weights.gif"}
+        "config.json", "log.csv", "suspects.csv", "metrics.json", "checkpoint.pt", "curves.png",
+        "samples.png", "suspects.png", "weights.gif"}
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics["dice"]) == ["lungs", "heart", "clavicles", "average"]
     organs = [metrics["dice"][name] for name in data.CLASSES]
     assert metrics["dice"]["average"] == pytest.approx(np.mean(organs))
     assert metrics["seconds"]["total"] >= metrics["seconds"]["train"] > 0
+    assert metrics["rejected_share"] is None  # of 20 labels
     config = json.loads((out / "config.json").read_text())
     assert config["arguments"]["noise"] == 0.5 and config["torch"]
-    for word in ("0.942", "this run", "s left", "AUROC", "10 of 20 labels changed"):
+    for word in ("s left", "AUROC", "10 of 20 labels changed", "half-way: too few labels to tell"):
         assert word in printed
 
 
 def test_log_holds_means_per_kind_of_label():
-    record = torch.tensor([[1.0, -2, -3, math.nan], [2.0, 0.5, 0.5, math.nan],
-                           [0.1, 0.4, 0.9, math.nan]], dtype=torch.float64)
-    nothing = np.zeros(4)
-    operation = ["", "erode", "dilate", ""]
-    cases = data.Cases(list("abcd"), nothing, nothing, nothing, operation, nothing)
-    row = train.epoch_row(7, record, cases, lam=1.5)
+    scores, weights = torch.tensor([1.0, -2, -3, math.nan]), torch.tensor([2, 0.5, 0.5, math.nan])
+    losses = torch.tensor([[0.1, 0.1], [0.3, 0.5], [0.9, math.nan], [math.nan, math.nan]])
+    cases = data.Cases(list("abcd"), None, None, None, ["", "erode", "dilate", ""], None, True)
+    row = train.epoch_row(7, scores, weights, losses, cases, lam=1.5)
     assert (row["epoch"], row["lam"], row["auroc"], row["loss_auroc"]) == (7, 1.5, 1, 1)
     assert row["loss"] == pytest.approx((2 * 0.1 + 0.5 * 0.4 + 0.5 * 0.9) / 3)
     assert row["loss_noisy"] == pytest.approx(0.65) and row["loss_erode"] == pytest.approx(0.4)
     assert row["weight_clean_mean"] == 2 and row["weight_noisy_variance"] == 0
-    assert row["contradicted"] == pytest.approx(2 / 3)
-    assert train.epoch_row(7, record, cases, lam=None)["contradicted"] is None
+    unknown = train.epoch_row(7, scores, weights, losses, cases._replace(known=False), lam=1.5)
+    assert set(unknown) == {"epoch", "lam", "loss"}
 
 
-def test_lambda_follows_the_contradicted_share(finished):
-    first, second = read_csv(finished[0] / "log.csv")
-    assert float(first["lam"]) == 1.5
-    assert float(second["lam"]) == pal.fitting_lambda(float(first["contradicted"]), 1 / 2)
-
-
-def test_same_seed_same_run_and_resume_shows_a_finished_one(finished, tmp_path):
-    out, printed = finished
+def test_same_seed_same_run(finished, tmp_path):
     again = run("train.py", *TINY, "--noise", "0.5", "--out", tmp_path / "again")
-    assert again.returncode == 0
-    assert (tmp_path / "again" / "labels.csv").read_text() == (out / "labels.csv").read_text()
-    before = (out / "checkpoint.pt").stat().st_mtime_ns
-    shown = run("train.py", *TINY, "--noise", "0.5", "--out", out, "--resume")
-    assert shown.returncode == 0 and "is finished" in shown.stdout
-    assert printed[printed.index("Dice, test labels"):].strip() in shown.stdout
-    assert (out / "checkpoint.pt").stat().st_mtime_ns == before
+    assert again.returncode == 0, again.stderr
+    for name in ("suspects.csv", "samples.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "qam", "oracle"])
+@pytest.mark.parametrize("strategy", ["baseline", "loss", "qam", "oracle"])
 def test_other_strategies(strategy, tmp_path):
     done = run("train.py", *TINY, "--noise", "0.25", "--band", "1-8", "--strategy", strategy,
                "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    rows = read_csv(tmp_path / "run" / "labels.csv")
+    rows = read_csv(tmp_path / "run" / "suspects.csv")
     weights = [float(row["weight"]) for row in rows]
-    if strategy == "baseline":
+    if strategy in ("baseline", "loss"):
         assert set(weights) == {1.0}
     elif strategy == "qam":
         assert len(set(weights)) > 2
     else:
         assert weights == [{"0": 20 / 15, "1": 0.0}[row["noisy"]] for row in rows]  # 5 are noisy
-
-
-def test_oracle_needs_to_know_the_noise(tmp_path):
-    done = run("train.py", *TINY, "--noise", "0", "--strategy", "oracle", "--out", tmp_path / "run")
-    assert done.returncode == 2 and "add --noise or --clean" in done.stderr
-    assert not (tmp_path / "run").exists()
 
 
 def test_training_learns_to_segment_and_to_tell_clean_from_noisy(tmp_path):
@@ -224,7 +271,7 @@ def test_training_learns_to_segment_and_to_tell_clean_from_noisy(tmp_path):
     assert metrics["audit"]["training"]["score"]["auroc"] > 0.75
 
 
-def test_folder_with_one_class_and_labels_as_they_are(tmp_path):
+def test_labels_as_they_are_are_not_called_clean(tmp_path):
     images, masks = data.phantoms(12, size=80)
     write_folder(tmp_path / "set", images, masks=masks[:, 1])
     done = run("train.py", "--data", tmp_path / "set", "--size", "64", "--epochs", "1",
@@ -233,30 +280,34 @@ def test_folder_with_one_class_and_labels_as_they_are(tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["dice"]) == ["foreground", "average"]
     assert metrics["audit"]["training"] is None
-    other = run("eval.py", tmp_path / "run", "--data", tmp_path / "set")
-    assert other.returncode == 0, other.stderr
+    assert "clean" not in done.stdout.replace("which labels are clean is not known", "")
+    for name in ("log.csv", "suspects.csv"):
+        header = (tmp_path / "run" / name).read_text().splitlines()[0]
+        assert "clean" not in header and "noisy" not in header
 
 
 @pytest.mark.parametrize("count, batch", [(3, 32), (5, 3), (12, 7)])
 def test_few_images_and_odd_batches(count, batch, tmp_path):
     done = run("train.py", "--data", f"phantoms:{count}", "--size", "32", "--epochs", "1",
                "--batch", batch, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    if count * 165 // 247 < 3:
+        assert done.returncode == 2 and "three" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
 
 
-# -------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------ command line
 
 def test_paper_settings():
     options = train.parse_arguments(["--paper", "--batch", "16"])
     assert (options.size, options.lr, options.qam_lr, options.lam) == (256, 1e-4, 1e-4, 2.0)
-    assert (options.augment, options.area_neutral, options.batch) == (False, False, 16)
-    unet, qam = pal.UNet(width=2), pal.QAM(width=2)
-    optimiser, schedule = train.make_optimiser(unet, qam, options, 10)
+    assert (options.augment, options.area_trend, options.batch) == (False, False, 16)
+    optimizer, schedule = train.make_optimizer(pal.UNet(width=2), pal.QAM(), options, 10)
     for _ in range(10):
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-    assert [group["lr"] for group in optimiser.param_groups] == [1e-4, 1e-4]
-    assert optimiser.defaults["betas"] == (0.9, 0.999)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 1e-4]
+    assert optimizer.defaults["betas"] == (0.9, 0.999)
 
 
 @pytest.mark.parametrize("words, noise", [
@@ -266,54 +317,43 @@ def test_phantoms_are_damaged_unless_told_otherwise_and_folders_are_not(words, n
     assert train.parse_arguments(words.split()).noise == noise
 
 
-def folder_name(*words):
-    """The name of the run folder for a command line."""
-    arguments = train.parse_arguments(words)
-    return train.folder_name(arguments, vars(arguments))
+def test_run_folders_are_named_after_data_strategy_noise_band_and_seed():
+    assert train.run_name(train.parse_arguments([])) == "phantoms-qam+ocm-0.5-5-13-seed0"
+    paper = train.parse_arguments(["--data", "a/JSRT", "--seed", "3", "--paper"])
+    assert train.run_name(paper) == "JSRT-qam+ocm-0-5-13-seed3-paper"
 
 
-def test_run_folders_are_named_after_the_settings():
-    assert folder_name() == "phantoms-qam+ocm-0.5-5-13-seed0"
-    assert folder_name("--no-augment") == "phantoms-qam+ocm-0.5-5-13-seed0-augmentFalse"
-    assert folder_name("--paper") == "phantoms-qam+ocm-0.5-5-13-seed0-paper"
-    assert folder_name("--paper", "--size", "128").endswith("-paper-size128")
+@pytest.mark.parametrize("words, message", [
+    ("--noise 1.5", "--noise 1.5: a share from 0 to 1"), ("--noise nan", "nan"),
+    ("--noise-kind erode-melt", "--noise-kind erode-melt"), ("--band 13-5", "13-5"),
+    ("--band 0-3", "0-3"), ("--band 5", "--band 5"), ("--lam -1", "--lam -1"),
+    ("--lam nan", "--lam nan"), ("--size 100", "96 or 128"), ("--size -1", "--size"),
+    ("--data phantoms:3 --width 10000000", "--width 10000000: from 1 to 1024"),
+    ("--data phantoms:2", "phantoms:2"), ("--data nowhere", "nowhere"), ("--batch 2", "--batch 2"),
+    ("--strategy best", "qam+ocm"), ("--strategy oracle --noise 0", "add --noise or --clean"),
+    ("--device tpu9", "tpu9"), ("--device hpu", "--device hpu"), ("--lr inf", "--lr inf"),
+    ("--group [", "--group ["), ("--epochs 0", "--epochs 0"), ("--nose 0.5", "--nose")])
+def test_bad_arguments_get_one_line_and_leave_nothing(words, message, tmp_path, capsys):
+    """In-process, for speed; nothing is read before all arguments are checked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr(sys, "argv", ["train.py"])
+        if "phantoms" not in words:
+            patch.setattr(data, "phantoms", None)
+        with pytest.raises(SystemExit) as stopped:
+            train.evaluation.run_main(lambda: train.train(train.parse_arguments(words.split())))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and message in error, error
+    assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--noise", "1.5"], "--noise: 1.5 is not a number from 0 to 1"),
-    (["--noise", "nan"], "nan"),
-    (["--noise-kind", "erode-melt"], "erode-melt"),
-    (["--band", "13-5"], "13-5"),
-    (["--band", "0-3"], "0-3"),
-    (["--band", "5"], "--band"),
-    (["--lam", "-1"], "--lam"),
-    (["--size", "100"], "96 or 128"),
-    (["--data", "phantoms:3", "--width", "10000000"], "out of memory; choose"),
-    (["--data", "phantoms:2"], "phantoms:2"),
-    (["--data", "nowhere"], "no such folder"),
-    (["--batch", "2"], "--batch"),
-    (["--strategy", "best"], "qam+ocm"),
-    (["--device", "tpu9"], "tpu9"),
-    (["--device", "hpu"], "--device hpu"),
-    (["--size", "32000000000"], "--size: 32000000000 is not a whole number from 1 to 10000"),
-    (["--width", "99999999999999999999"], "--width"),
-    (["--lr", "1e38"], "--lr"),
-    (["--epochs", "0"], "--epochs"),
-    (["--nose", "0.5"], "--nose")])
-def test_bad_arguments_get_one_line_and_leave_nothing(arguments, message, tmp_path):
-    done = run("train.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert message in done.stderr and not any(tmp_path.iterdir())
+def test_the_script_itself_ends_with_one_line_and_exit_code_2(tmp_path):
+    done = run("train.py", "--noise", "2", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("train.py: --noise 2.0: ")
+    assert done.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_asked_for_and_absent(tmp_path):
-    done = run("train.py", *TINY, "--device", "cuda", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "--device cuda" in done.stderr and not any(tmp_path.iterdir())
-
-
-# -------------------------------------------------------- interruptions, and what must not be lost
+# ------------------------------------------------------------ interruptions, and what must not be lost
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_a_folder_that_is_no_run_is_not_touched(resume, tmp_path):
@@ -331,46 +371,24 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path):
     whole = run("train.py", *arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, str(ROOT / "train.py"), *arguments, "--out", tmp_path / "killed"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True)
     for line in process.stdout:
-        if "epoch   2/5" in line:
+        if "epoch   3/5" in line:  # printed before its checkpoint is saved
             process.kill()
             break
     process.wait()
     assert not (tmp_path / "killed" / "metrics.json").exists()
     resumed = run("train.py", *arguments, "--out", tmp_path / "killed", "--resume")
-    assert resumed.returncode == 0 and "epoch   1/5" not in resumed.stdout, resumed.stderr
+    assert resumed.returncode == 0 and "epoch   2/5" not in resumed.stdout, resumed.stderr
     one, other = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
                   for name in ("whole", "killed"))
     for network in ("unet", "qam"):
         assert all(torch.equal(one[network][key], other[network][key]) for key in one[network])
-    assert (tmp_path / "whole" / "labels.csv").read_text() == (
-        tmp_path / "killed" / "labels.csv").read_text()
+    for name in ("suspects.csv", "suspects.png", "weights.gif"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
     seconds = json.loads((tmp_path / "killed" / "metrics.json").read_text())["seconds"]
     assert seconds["total"] >= seconds["train"]  # the time before the kill counts in both
-
-
-def test_a_run_folder_in_use_is_refused_and_a_left_lock_is_not(tmp_path):
-    (tmp_path / "lock").write_text("process 1 since long ago")  # of a process that is no more
-    lock = train.lock_folder(tmp_path)
-    with pytest.raises(data.BadInput, match=f"in use by process {os.getpid()} since"):
-        train.lock_folder(tmp_path)
-    lock.close()
-    train.lock_folder(tmp_path).close()
-
-
-def test_a_folder_with_a_left_lock_alone_can_be_used(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "lock").write_text("process 1 since long ago")
-    done = run("train.py", *TINY, "--epochs", "1", "--out", tmp_path / "run", "--resume")
-    assert done.returncode == 0, done.stderr
-
-
-def test_drives_that_know_no_locks_are_no_obstacle(tmp_path, monkeypatch):
-    def unknown(*_):
-        raise OSError(38, "Function not implemented")
-    monkeypatch.setattr("fcntl.flock", unknown)
-    train.lock_folder(tmp_path).close()
 
 
 def test_a_run_stopped_while_drawing_is_drawn_by_resume(tmp_path, finished):
@@ -379,41 +397,30 @@ def test_a_run_stopped_while_drawing_is_drawn_by_resume(tmp_path, finished):
         (tmp_path / "run" / name).unlink()
     done = run("train.py", *TINY, "--noise", "0.5", "--out", tmp_path / "run", "--resume")
     assert done.returncode == 0 and "epoch " not in done.stdout, done.stderr
-    assert (tmp_path / "run" / "curves.png").exists()
-    assert (tmp_path / "run" / "suspects.csv").read_text() == (
-        finished[0] / "suspects.csv").read_text()
-
-
-def test_resume_refuses_networks_of_another_version(tmp_path, finished):
-    shutil.copytree(finished[0], tmp_path / "run")
-    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    del checkpoint["unet"]["head.bias"]
-    torch.save(checkpoint, tmp_path / "run" / "checkpoint.pt")
-    done = run("train.py", *TINY, "--noise", "0.5", "--out", tmp_path / "run", "--resume")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "networks of another version of pal.py" in done.stderr
+    for name in ("suspects.csv", "curves.png"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
 def test_resume_refuses_other_settings(finished):
     done = run("train.py", *TINY, "--noise", "0.25", "--out", finished[0], "--resume")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "noise was 0.5, is 0.25" in done.stderr
+    assert "--noise was 0.5, is 0.25" in done.stderr
 
 
-def test_resume_refuses_labels_that_were_corrected_since(tmp_path):
+def test_resume_follows_the_data_and_refuses_labels_corrected_since(tmp_path):
     images, masks = data.phantoms(9, size=64)
     write_folder(tmp_path / "set", images, lungs=masks[:, 0])
-    command = ["--data", tmp_path / "set", "--size", "32", "--epochs", "1",
-               "--out", tmp_path / "run"]
-    assert run("train.py", *command).returncode == 0
+    command = ["--size", "32", "--epochs", "1", "--out", tmp_path / "run"]
+    done = run("train.py", *command, "--data", tmp_path / "set")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "set").rename(tmp_path / "moved")
+    done = run("train.py", *command, "--data", tmp_path / "moved", "--resume")
+    assert done.returncode == 0, done.stderr
     corrected = data.dilate(masks[4, 0], 3).astype(np.uint8) * 255
-    iio.imwrite(tmp_path / "set" / "lungs" / "case4.png", corrected)
-    for finished in (True, False):
-        done = run("train.py", *command, "--resume")
-        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-        assert "case4" in done.stderr and "case3" not in done.stderr
-        if finished:
-            (tmp_path / "run" / "metrics.json").unlink()
+    iio.imwrite(tmp_path / "moved" / "lungs" / "case4.png", corrected)
+    done = run("train.py", *command, "--data", tmp_path / "moved", "--resume")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "the data are no longer those of this run" in done.stderr
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -434,5 +441,4 @@ def test_full_disk_gets_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *TINY, "--out", tmp_path / "run"]
     done = subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "cannot be written" in done.stderr
     assert not (tmp_path / "run" / "checkpoint.pt").exists()

@@ -5,6 +5,7 @@
     python .github/results/make.py summary      # prints a table; also: full, picks, trust, early
     python .github/results/make.py shares nuclei bloodcells   # prints one of these folders
     python .github/results/make.py chart FILE   # draws Dice over the share of noisy labels
+    python .github/results/make.py phantoms-without-hearts FOLDER   # writes images and masks
 
 In both pages a table stands below the command that prints it: `<!-- python ... -->`.
 """
@@ -16,11 +17,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
+import data  # noqa: E402
 import eval as evaluation  # noqa: E402
 
 PAGES = (ROOT / "README.md", HERE / "README.md")
@@ -179,6 +182,47 @@ def print_shares(folders):
     evaluation.print_table(rows)
 
 
+def print_empty(folder="empty"):
+    """Print Dice where there is a heart, and how many images without one stay empty, by seed."""
+    rows = [["strategy", "Dice of images with a heart", "nothing predicted without one", "seeds"]]
+    for strategy in evaluation.STRATEGIES:
+        runs = [(settings["seed"], metrics) for settings, metrics, _ in read(folder)
+                if settings["strategy"] == strategy]
+        if not runs:
+            continue
+        dice = " ".join(f"{metrics['dice']['heart']:.3f}" for _, metrics in runs)
+        counts = [metrics["empty"]["heart"] for _, metrics in runs]
+        empty = ", ".join(f"{count['predicted_empty']} of {count['images']}" for count in counts)
+        rows.append([strategy, dice, empty, " ".join(str(seed) for seed, _ in runs)])
+    evaluation.print_table(rows)
+
+
+def write_phantoms_without_hearts(folder, count=150, share=0.3):
+    """Write phantoms with masks of the heart, which is painted over and unlabeled in some."""
+    images, masks = data.phantoms(count, seed=50)
+    rng = np.random.default_rng(57)
+    without = rng.permutation(count)[:round(share * count)]
+    for name in ("images", "heart"):
+        (Path(folder) / name).mkdir(parents=True)
+    for i, (image, heart) in enumerate(zip(images.astype(float), masks[:, 1])):
+        noise = image - neighbors(image)
+        if i in without:
+            hole = data.dilate(heart, 4)
+            image[hole] = image[data.dilate(hole, 2) & ~hole].mean()
+            for _ in range(400):  # diffusion from the border
+                image[hole] = neighbors(image)[hole]
+            image[hole] += rng.choice(noise[~hole], hole.sum())
+            heart = np.zeros_like(heart)
+        pixels = {"images": image.clip(0, 255).astype(np.uint8), "heart": heart * np.uint8(255)}
+        for name, array in pixels.items():
+            iio.imwrite(Path(folder) / name / f"case{i:03d}.png", array)
+
+
+def neighbors(image):
+    """Average the four neighbors of each pixel of an image (H, W)."""
+    return sum(np.roll(image, step, axis) for step in (-1, 1) for axis in (0, 1)) / 4
+
+
 def draw_results(path, folder="jsrt-128", band="5-13"):
     """Draw the average Dice over the share of labels eroded or dilated by `band`: curves with
     standard deviations over seeds, and the paper's as dots.
@@ -226,13 +270,12 @@ def remade(page):
 def main(words):
     """Print one table, or make all of them and the chart again; see the module's docstring."""
     tables = {"summary": print_summary, "full": print_full, "picks": print_picks,
-              "trust": print_trust, "early": print_early}
+              "trust": print_trust, "early": print_early, "empty": print_empty,
+              "chart": draw_results, "phantoms-without-hearts": write_phantoms_without_hearts}
     if words and words[0] in tables:
         return tables[words[0]](*words[1:])
     if words and words[0] == "shares":
         return print_shares(words[1:])
-    if words and words[0] == "chart":
-        return draw_results(words[1])
     stale = []
     for page in PAGES:
         text = remade(page)

@@ -182,6 +182,20 @@ def print_shares(folders):
     evaluation.print_table(rows)
 
 
+def print_machines():
+    """Print the average Dice of the same commands on two machines, mean and deviation over seeds."""
+    rows = [["noise", "strategy", "Xeon, AMX", "EPYC, AVX-512", "largest difference of a seed"]]
+    for noise, strategy in ((0.0, "baseline"), (0.75, "baseline"), (0.75, "oracle")):
+        dice = []
+        for folder in ("jsrt-128", "machine"):
+            runs = runs_of(noise, "5-13", strategy, folder)
+            dice.append(np.array([metrics["dice"]["average"] for metrics, _ in runs]))
+        difference = f"{np.abs(dice[0] - dice[1]).max():.3f}"
+        rows.append([setting_text(noise, "5-13"), strategy, evaluation.cell(*dice[0]),
+                     evaluation.cell(*dice[1]), difference])
+    evaluation.print_table(rows)
+
+
 def print_empty(folder="empty"):
     """Print Dice where there is a heart, and how many images without one stay empty, by seed."""
     rows = [["strategy", "Dice of images with a heart", "nothing predicted without one", "seeds"]]
@@ -271,6 +285,7 @@ def main(words):
     """Print one table, or make all of them and the chart again; see the module's docstring."""
     tables = {"summary": print_summary, "full": print_full, "picks": print_picks,
               "trust": print_trust, "early": print_early, "empty": print_empty,
+              "machines": print_machines,
               "chart": draw_results, "phantoms-without-hearts": write_phantoms_without_hearts}
     if words and words[0] in tables:
         return tables[words[0]](*words[1:])

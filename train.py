@@ -198,8 +198,8 @@ def train(arguments):
     lam = None  # no bound: a strategy without OCM
     if arguments.strategy in ("qam+ocm", "loss"):
         lam = 2.0 if arguments.lam == "auto" else arguments.lam
-    state = {"arguments": settings, "classes": list(classes), "lam": lam, "share": None, "losses": [], "label_weights": [], "log": [],
-             "digest": data.digest(training, test)}
+    state = {"arguments": settings, "classes": list(classes), "lam": lam, "share": None,
+             "losses": [], "label_weights": [], "log": [], "digest": data.digest(training, test)}
     if (out / "checkpoint.pt").exists():
         state = resume(out, state, parts)
     else:
@@ -228,7 +228,7 @@ def train(arguments):
         print_epoch(row, arguments.epochs)
         state["label_weights"].append(weights)
         state["losses"] = [*state["losses"], losses][-LOOK:]
-        if epoch == max(1, arguments.epochs // 2):  # look once, then trust as the labels deserve
+        if epoch == arguments.epochs // 2:  # look once, then trust as the labels deserve
             is_auto = arguments.lam == "auto" and state["lam"] is not None
             state["share"], state["lam"] = look_half_way(state["losses"], state["lam"], is_auto)
         state_dicts = {name: part.state_dict() for name, part in parts.items()}

@@ -260,7 +260,7 @@ def two_groups(losses):
     both 0..1. A uniform distribution gives 3/4, a normal one 2 / pi = 0.64, two distant groups 1.
     """
     logs = losses.double().log().sort().values
-    count = torch.arange(1, len(logs), dtype=torch.float64, device=logs.device)  # in the lower group
+    count = torch.arange(1, len(logs), dtype=logs.dtype, device=logs.device)  # in the lower group
     lower = logs.cumsum(dim=0)[:-1] / count
     upper = (logs.sum() - count * lower) / (len(logs) - count)
     between = count * (len(logs) - count) * (upper - lower).square() / len(logs) ** 2
@@ -290,7 +290,7 @@ def rejected_share(losses):
 
 
 def auto_lambda(share):
-    """Choose lambda for the second half of the training from the rejected share p. Not in the paper.
+    """Choose lambda for the second half of the training by the rejected share p; not in the paper.
 
     share   0   0.01 - 0.3   0.4   0.5   0.6 - 1     5 p - 1 between 1/2 and 2; if no group of bad
     lambda  0   0.5          1.0   1.5   2.0         labels is seen, all labels count the same
@@ -322,7 +322,7 @@ def dice(prediction, truth):
 # ------------------------------------------------------------------- checks of silent mistakes only
 
 def pixels(masks):
-    """Flatten (N, classes, H, W) or (N, classes, D, H, W) to (N, classes, pixels), or ValueError."""
+    """Flatten (N, classes, H, W) or (N, classes, D, H, W) to (N, classes, pixels)."""
     if masks.ndim not in (4, 5):
         raise ValueError(f"shape {tuple(masks.shape)}: (N, classes, H, W) is needed, with D in 3D; "
                          "for one class add [:, None]")

@@ -44,9 +44,9 @@ DICE_EVERY = 4  # epochs: testing after each would take a tenth longer
 
 
 # -------------------------------------------------------------------------------- one training step
-# A step takes losses (N, classes), labels (N, classes, H, W), raw scores (N,) and lambda; it returns
-# the loss and the weights (N,). `pal.pick_and_learn` is the method, and with equal scores the
-# baseline; these are the others.
+# A step takes losses (N, classes), labels (N, classes, H, W), raw scores (N,) and lambda. It
+# returns the loss and the weights (N,). `pal.pick_and_learn` is the method, and with equal scores
+# the baseline; these are the others.
 
 def step_without_trend(losses, labels, scores, lam):
     """Compute eq. (1) as the paper has it."""
@@ -70,7 +70,7 @@ def loss_step(losses, labels, scores, lam):
     return pick_and_learn_loss(losses, weights), weights
 
 
-# --------------------------------------------------------------------------------- the training loop
+# ------------------------------------------------------------------------------- the training loop
 
 def augment(images, labels, rng):
     """Shift, scale and rotate each image with its label, at random. Not in the paper.
@@ -97,8 +97,8 @@ def train_epoch(unet, qam, optimizer, schedule, images, labels, batch, lam, rng,
     """Train for one epoch on images (N, H, W) uint8 and labels (N, classes, H, W) bool.
 
     batch: labels in a mini-batch; lam: the bound of eq. (2), None without OCM; step: see above;
-    fixed_scores (N,): instead of the QAM's, which then does not run. Returns, on the CPU: raw scores
-    (N,), weights x batch (N,), losses (N, classes). They are NaN for labels that were in no
+    fixed_scores (N,): instead of the QAM's, which then does not run. Returns, on the CPU: raw
+    scores (N,), weights x batch (N,), losses (N, classes). They are NaN for labels that were in no
     mini-batch, losses also where label and prediction are both empty: these say nothing.
     """
     if len(images) < batch:
@@ -424,8 +424,10 @@ def parse_arguments(argv=None):
     parser.error = evaluation.usage_error
     data.add_options(parser)
     add = parser.add_argument
-    add("--group", metavar="REGEX", help="image paths with the same match are one patient: never split")
-    add("--clean", nargs="+", metavar="PATTERN", help="better masks of some images, to measure with")
+    add("--group", metavar="REGEX",
+        help="image paths with the same match are one patient, never split")
+    add("--clean", nargs="+", metavar="PATTERN",
+        help="better masks of some images, to measure with")
     add("--exclude", metavar="FILE", help="names to leave out of training: a text or suspects.csv")
     add("--test-images", metavar="PATTERN", help="test images of their own, instead of a split")
     add("--test-masks", nargs="+", metavar="PATTERN", help="their masks")

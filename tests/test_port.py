@@ -206,7 +206,7 @@ def test_area_explains_all_entropy_of_a_network_that_knows_nothing():
     assert per_sample.std() > 0.1 and left.std() < 1e-12
 
 
-# ------------------------------------------------------------- other libraries, AMP, compilation, 3D
+# ------------------------------------------------------------ other libraries, AMP, compilation, 3D
 
 class MetaTensor(torch.Tensor):
     """As MONAI's: a subclass of Tensor."""

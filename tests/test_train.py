@@ -208,7 +208,7 @@ def test_shift_zoom_and_turn_move_by_up_to_their_amount(monkeypatch):
     assert -0.01 < steps.min() < 0.3 and steps.max() <= 1.01
 
 
-# ----------------------------------------------------------------------------- the script, as it runs
+# --------------------------------------------------------------------------- the script, as it runs
 
 def test_run_folder_is_complete(finished):
     out, printed = finished
@@ -353,7 +353,7 @@ def test_the_script_itself_ends_with_one_line_and_exit_code_2(tmp_path):
     assert done.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------ interruptions, and what must not be lost
+# -------------------------------------------------------- interruptions, and what must not be lost
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_a_folder_that_is_no_run_is_not_touched(resume, tmp_path):

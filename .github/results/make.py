@@ -183,7 +183,7 @@ def print_shares(folders):
 
 
 def print_machines():
-    """Print the average Dice of the same commands on two machines, mean and deviation over seeds."""
+    """Print the average Dice of the same commands on two machines."""
     rows = [["noise", "strategy", "Xeon, AMX", "EPYC, AVX-512", "largest difference of a seed"]]
     for noise, strategy in ((0.0, "baseline"), (0.75, "baseline"), (0.75, "oracle")):
         dice = []
@@ -259,7 +259,8 @@ def draw_results(path, folder="jsrt-128", band="5-13"):
                  if paper_band in ("", band) and name == strategy]
         if paper:
             noise, mean = np.transpose(paper)
-            series.append(evaluation.Series(f"paper, {label} (dots)", color, noise, mean, dots=True))
+            label = f"paper, {label} (dots)"
+            series.append(evaluation.Series(label, color, noise, mean, dots=True))
     lowest = min(one.y.min() for one in series)
     evaluation.chart(f"JSRT, labels eroded or dilated by {band} pixels", series,
                      "share of noisy labels", "average Dice on clean test labels", (700, 440),

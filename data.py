@@ -14,7 +14,6 @@ import re
 import sys
 import time
 import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,15 +28,10 @@ LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "images", "masks"
 
 # JSRT and its masks by SCR as their archives unzip.
 JSRT_IMAGES = "All247images/{}.IMG"
-JSRT_MASKS = ("lungs=scratch/*/masks/left lung/{}.gif", "lungs=scratch/*/masks/right lung/{}.gif",
-              "heart=scratch/*/masks/heart/{}.gif",
-              "clavicles=scratch/*/masks/left clavicle/{}.gif",
-              "clavicles=scratch/*/masks/right clavicle/{}.gif")
+JSRT_MASKS = ("lungs=scratch/*/masks/* lung/{}.gif", "heart=scratch/*/masks/heart/{}.gif",
+              "clavicles=scratch/*/masks/* clavicle/{}.gif")
 
 SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
-VOLUMES = (".nii", ".nii.gz", ".dcm", ".mha", ".nrrd")
-LOSSY = ("JPEG", "MPO", "WEBP")  # formats that blur the values of a mask
-ORIENTATION = 0x0112  # the EXIF tag of a rotation; 0 and 1 are none
 COLOR = 1 << 24  # a color in a mask counts as the number COLOR + 0xRRGGBB
 Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
@@ -47,18 +41,19 @@ class BadInput(Exception):
 
 
 class Source(NamedTuple):
-    """What `read` returns: all cases of a folder, or phantoms."""
+    """All cases of a folder, or phantoms."""
     classes: tuple
-    names: list         # N case names
+    names: list         # N
     images: np.ndarray  # (N, 256, 256) uint8
     labels: np.ndarray  # (N, classes, 256, 256) bool; None without masks
     shapes: list        # N times (H, W), the size of the image as shown: turned as EXIF says
-    paths: list         # N paths of the images below the folder, in which --group searches
+    paths: list         # N paths of the images below the folder
+    clean: np.ndarray   # as labels; None if nobody knows which labels are clean
 
 
 class Cases(NamedTuple):
     """Images, labels to train on, clean labels to measure with, and what was done to each."""
-    names: list          # N case names
+    names: list          # N
     images: np.ndarray   # (N, S, S) uint8
     labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
     clean: np.ndarray    # (N, classes, S, S) bool; the labels as given if not `known`
@@ -73,29 +68,23 @@ class Cases(NamedTuple):
 
 
 def progress(items, what):
-    """Yield the items; once two seconds have passed, show on stderr how many are done.
-
-    The line is rewritten on a terminal, and printed every 30 seconds to a file or notebook.
-    """
+    """Yield the items; after two seconds, show on stderr how many are done."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    total, due = len(items), time.monotonic() + 2
+    end, pause = ("\r", 0.2) if is_terminal else ("\n", 30)
+    due = time.monotonic() + 2
     for done, item in enumerate(items):
-        if sys.stderr is not None and time.monotonic() >= due:
-            line = f"{what} {done}/{total}"
-            print(line, end="\r" if is_terminal else "\n", file=sys.stderr, flush=True)
-            due = time.monotonic() + (0.2 if is_terminal else 30)
+        if time.monotonic() >= due:
+            print(f"{what} {done}/{len(items)}", end=end, file=sys.stderr, flush=True)
+            due = time.monotonic() + pause
         yield item
     if is_terminal:
-        print(" " * 60, end="\r", file=sys.stderr, flush=True)  # clears the line
+        print(" " * 60, end="\r", file=sys.stderr)  # clears the line
 
 
-# --------------------------------------------------------------------- morphology and label noise
+# ------------------------------------------------------------------ label noise, sizes, the split
 
 def dilate(mask, n):
-    """Dilate a bool mask (..., H, W) by the disc of radius n: all pixels within n of the mask.
-
-    Distances are Euclidean. Nothing lies outside the image: its border grows or eats no mask.
-    """
+    """Dilate a bool mask (..., H, W) by the Euclidean disc of radius n; outside is nothing."""
     rows = [np.array(mask, dtype=bool)]  # rows[r]: the mask grown by r pixels along each row
     for r in range(1, n + 1):
         grown = rows[-1].copy()
@@ -111,7 +100,7 @@ def dilate(mask, n):
 
 
 def erode(mask, n):
-    """Erode a bool mask (..., H, W) by the same disc: pixels farther than n from others."""
+    """Erode a bool mask (..., H, W) by the Euclidean disc of radius n."""
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
@@ -155,9 +144,8 @@ def damage(masks, operation, n, rng):
 def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     """Damage exactly round(noise * N) of the labels (N, classes, GRID, GRID), as in section 3.2.
 
-    Each of these gets one operation for all classes, out of `kind` (names in DAMAGE joined by "-"),
-    and one radius n, band[0] <= n <= band[1]. Returns the noisy copy, and each label's
-    operation ("" if untouched) and radius (0 if untouched, and for "omit", which has none).
+    Each gets one operation of `kind`, for all classes, and one radius, band[0] <= n <= band[1].
+    Returns the noisy copy, each label's operation ("" if untouched) and its radius (0 if none).
     """
     rng = np.random.default_rng(seed)
     kinds = kind.split("-")
@@ -172,8 +160,6 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
             pixels[i] = n
     return noisy, operation, pixels
 
-
-# ----------------------------------------------------------------------------- sizes and the split
 
 def resize(images, size):
     """Resize (..., H, W) to (..., size, size), bilinear and anti-aliased; bool is cut at 1/2."""
@@ -192,32 +178,29 @@ def resize(images, size):
 
 
 def split(names, seed, group=None):
-    """Split at random in the paper's proportion, 165 of 247 for training: two index arrays.
+    """Split at random, 165 of 247 for training as in the paper: two index arrays.
 
-    group: a regular expression; names in which it matches the same text, such as a patient, stay on
-    one side. BadInput if it is wrong, or if there are fewer than three names or groups.
+    Names in which the regular expression `group` matches the same text stay on one side.
     """
     groups = list(range(len(names)))
     if group is not None:
         try:
             matches = [re.search(group, name) for name in names]
-        except (re.error, OverflowError) as error:
+        except re.error as error:
             raise BadInput(f"--group {group}: no regular expression ({error})") from None
         if None in matches:
-            raise BadInput(f"--group {group}: not found in {names[matches.index(None)]}; it must "
-                           "match in the path of every image")
+            raise BadInput(f"--group {group}: must match in {names[matches.index(None)]}, too")
         groups = [match[0] for match in matches]
     known = sorted(set(groups))
     if len(known) < 3:
-        raise BadInput(f"{len(known)} cases, or groups by --group: {listed(known)}; a split needs "
-                       "three")
+        raise BadInput(f"{len(known)} cases or groups: {listed(known)}; a split needs three")
     order = np.random.default_rng((seed, 0)).permutation(len(known))
     chosen = [known[i] for i in order[:round(len(known) * 165 / 247)]]
     training = np.isin(groups, chosen)
     return np.flatnonzero(training), np.flatnonzero(~training)
 
 
-# ---------------------------------------------------------------- folders, part 1: paths by pattern
+# ----------------------------------------------------------- folders: from patterns to cases
 
 class Pattern(NamedTuple):
     """[CLASS=]PATH[=VALUE] as typed, and its three parts; value is None if there is none."""
@@ -231,245 +214,184 @@ class Found(NamedTuple):
     """The cases of a folder, paired by name; their files are not read yet."""
     root: str
     classes: tuple
-    names: list     # N case names
-    paths: list     # N paths of the images below root
-    masks: dict     # {Pattern: {name: [paths]}}; empty for phantoms
-    clean: dict     # the same for --clean, where a case may have none
-    notes: Counter  # {sentence for the summary: how often}
+    names: list  # N
+    paths: list  # N paths of the images below root
+    masks: dict  # {Pattern: {name: [paths]}}; empty for phantoms
+    clean: dict  # the same for --clean, where names may be missing
 
 
 def listed(items, spell=str):
     """Return items in order as text: the first ten, and how many more there are."""
     items = sorted(set(items))
-    text = ", ".join(spell(item) for item in items[:10])
+    text = ", ".join(spell(item) for item in items[:10]) or "none"
     return text if len(items) <= 10 else f"{text} and {len(items) - 10} more"
 
 
-def normalized(path):
-    """Return a path with / only and in NFC, since accents are stored in two ways."""
-    return unicodedata.normalize("NFC", path).replace("\\", "/")
-
-
-def parse_pattern(text, is_image=False, name="foreground"):
+def parse_pattern(text, name="foreground"):
     """Return a text as a Pattern; `name` is its class if it has no CLASS=."""
-    path, value = normalized(text), None
-    if "{}" not in path:
-        raise BadInput(f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"')
-    if not is_image:  # CLASS= ends at the first = before {}, =VALUE begins at the last = after {}
-        parts = re.fullmatch(r"(?:([^={]+)=)?(.*\{\}.*?)(?:=([^={]*))?", path)
-        name, path, value = parts[1] or name, parts[2], parts[3]
-    pattern = Pattern(text, Path(path).as_posix(), name.strip(), value)
-    if value is not None:
-        value_range(pattern)
-    return pattern
+    value = r"#[0-9a-fA-F]{6}|\d+(?:-\d*)?"
+    parts = re.fullmatch(rf"(?:([^={{]+)=)?(.*\{{\}}[^=]*)(?:=({value}))?", text.replace("\\", "/"))
+    if not parts:
+        raise BadInput(f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"; '
+                       "=VALUE is a number (=85), a range (=43-199, =1-) or a color (=#804080)")
+    return Pattern(text, Path(parts[2]).as_posix(), (parts[1] or name).strip(), parts[3])
 
 
-def value_range(pattern):
+def value_range(value):
     """Return the lowest and the highest number of =VALUE: "85" is 85 to 85, "1-" is 1 to inf."""
-    if re.fullmatch("#[0-9a-fA-F]{6}", pattern.value):
-        number = color_numbers(np.array(list(bytes.fromhex(pattern.value[1:]))))
-        return number, number
-    if not re.fullmatch(r"\d+(-\d*)?", pattern.value):
-        raise BadInput(f"{pattern.text}: ={pattern.value} is no value; write a number (=85), a "
-                       "range (=43-199, =1-, =128-) or a color (=#804080)")
-    low, dash, high = pattern.value.partition("-")
-    if not dash:
-        high = low
+    if value.startswith("#"):
+        low = high = color_numbers(np.array(list(bytes.fromhex(value[1:]))))
+    else:
+        low, dash, high = value.partition("-")
+        high = high if dash else low
     return int(low), int(high) if high else math.inf
 
 
-def expression(path, name, star):
-    """Return a path as a regular expression; name, star: those for {} and *."""
-    path, ending = re.fullmatch(r"(.*?)(\.\*|\.\w+)?", path).groups(default="")
-    path = re.escape(path).replace(r"\{\}", f"(?P<case>{name})", 1)
-    path = path.replace(r"\{\}", "(?P=case)").replace(r"\*", star)
-    ending = r"\.[^./]+" if ending == ".*" else re.escape(ending)
-    return re.compile(f"{path}(?i:{ending})")
-
-
-def list_files(root, pattern):
-    """Return the paths below root of all files in a pattern's folders; no hidden ones."""
-    folders = glob.escape(os.path.dirname(pattern.path)).replace("[*]", "*").replace("{}", "*")
-    folders = re.sub(r"[^\0-\x7f]+", "*", folders)  # accents: compared when normalized
-    paths = [path.replace(os.sep, "/") for path in glob.glob(os.path.join(folders, "*"),
-                                                             root_dir=root)]
-    return sorted(path for path in paths if not os.path.isdir(os.path.join(root, path))
-                  and os.path.basename(path).lower() != "thumbs.db")
-
-
-def match_files(root, pattern, taken=()):
-    """Return {name of a case: [paths]} of the files that fit a pattern and are not `taken`."""
-    shortest = expression(pattern.path, name="[^/]+?", star="[^/]*")
-    longest = expression(pattern.path, name="[^/]+", star="[^/]*?")
-    files = list_files(root, pattern)
+def match_files(root, pattern, taken):
+    """Return {name of a case in NFC: [paths]} of files that fit a pattern and are not `taken`."""
+    text = re.sub(r"\\\.\\\*$", r"\.[^./]+", re.escape(pattern.path))  # a final .* is any ending
+    text = text.replace(r"\{\}", "(?P<case>[^/]+?)", 1).replace(r"\{\}", "(?P=case)")
+    text = text.replace(r"\*", "[^/]*")
+    shortest = re.compile(text, re.IGNORECASE)
+    longest = re.compile(text.replace("+?", "+").replace("*", "*?"), re.IGNORECASE)
+    folders = os.path.dirname(pattern.path).replace("{}", "*")
+    paths = sorted(glob.glob(os.path.join(folders, "*"), root_dir=root))
     cases = {}
-    for file in files:
-        match = shortest.fullmatch(normalized(file))
-        if not match or file in taken:
+    for path in paths:
+        file = path.replace(os.sep, "/")
+        if file in taken or not shortest.fullmatch(file):
             continue
-        name, other = match["case"], longest.fullmatch(normalized(file))["case"]
+        name, other = shortest.fullmatch(file)["case"], longest.fullmatch(file)["case"]
         if name != other:
             raise BadInput(f"{root}: {pattern.text} finds two names in {file}: {name} and {other}; "
                            "write more of the name into the pattern")
-        cases.setdefault(name, []).append(file)
+        cases.setdefault(unicodedata.normalize("NFC", name), []).append(file)
     if not cases:
-        there = listed(files) or listed(os.listdir(root)) or "none"
-        raise BadInput(f"{root}: {pattern.text} fits no file; there are {there}; --images and "
-                       "--masks say where the files are")
+        raise BadInput(f"{root}: {pattern.text} fits no file; there are "
+                       f"{listed(paths or os.listdir(root))}; see --images and --masks")
     return cases
 
 
-def files_of(matches):
-    """Return the set of all files in {Pattern: {name: [paths]}}."""
-    return {file for cases in matches.values() for files in cases.values() for file in files}
-
-
-def default_patterns(root, clean):
-    """Return images/{}.* and NAME/{}.* for each class, unless the folder is JSRT as it unzips."""
-    folders = {normalized(path.name) for path in Path(root).iterdir()
-               if path.is_dir() and not path.name.startswith(".")}
-    if {"All247images", "scratch"} <= folders:
-        return JSRT_IMAGES, JSRT_MASKS
-    if "images" not in folders:
-        raise BadInput(f"{root}: no folder images/, but {listed(os.listdir(root)) or 'nothing'}; "
-                       'write --images "DIR/{}.png" --masks "CLASS=DIR/{}.png"')
-    classes = folders - {"images"} - {Path(pattern.path).parts[0] for pattern in clean}
-    if classes == {"masks"}:
-        return "images/{}.*", ["masks/{}.*"]
-    return "images/{}.*", [f"{name}={name}/{{}}.*" for name in sorted(classes)]
-
-
-def find_cases(root, images=None, masks=None, skip_unpaired=False, clean=None):
-    """Pair the images and masks below a folder, as .github/DATA.md tells. masks, clean: lists."""
-    if not os.path.isdir(root):
-        raise BadInput(f"{root}: no such folder; write one, or phantoms, or phantoms:N")
-    clean = [parse_pattern(text, name="") for text in clean or []]
+def choose_patterns(root, images, masks, clean):
+    """Parse the patterns, or those of a folder for each class: classes, image, masks, clean."""
     if not images:
-        images, default_masks = default_patterns(root, clean)
-        masks = masks or default_masks
-    image = parse_pattern(images, is_image=True)
+        folders = {path.name for path in Path(root).iterdir() if path.is_dir()}
+        others = {"images", *[Path(parse_pattern(text).path).parts[0] for text in clean]}
+        names = sorted(name for name in folders - others if name[0] != ".")
+        images, default = "images/{}.*", [f"{name}={name}/{{}}.*" for name in names]
+        if names == ["masks"]:
+            default = ["masks/{}.*"]
+        if folders >= {"All247images", "scratch"}:
+            images, default = JSRT_IMAGES, JSRT_MASKS
+        masks = masks or default
     masks = [parse_pattern(text) for text in masks or []]
     given = {pattern.name for pattern in masks}
     classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
-    if len(classes) == 1:
-        clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
+    only_class = classes[0] if len(classes) == 1 else ""
+    clean = [parse_pattern(text, only_class) for text in clean]
     if "average" in given or not given >= {pattern.name for pattern in clean}:
-        raise BadInput(f"{root}: classes: {listed(given) or 'none'}; none may be called average, "
-                       "and each pattern of --clean needs CLASS= of one of them")
-    clean_files = {pattern: match_files(root, pattern) for pattern in clean}
-    taken = files_of(clean_files)
-    mask_files = {pattern: match_files(root, pattern, taken) for pattern in masks}
-    taken |= files_of(mask_files)
-    image_files = match_files(root, image, taken)
-    notes = Counter()
-    names = pair(root, image_files, mask_files, skip_unpaired, notes)
-    check_clean(root, names, clean_files, notes)
-    left = {file for pattern in [image, *masks, *clean] for file in list_files(root, pattern)}
-    left -= taken | files_of({image: image_files})
-    if left:
-        notes[f"file(s) that fit no pattern: {listed(left)}"] = len(left)
-    paths = [image_files[name][0] for name in names]
-    return Found(str(root), classes, names, paths, mask_files, clean_files, notes)
+        raise BadInput(f"{root}: classes: {listed(given)}; none may be called average, and each "
+                       "pattern of --clean needs CLASS= of one of them")
+    return classes, parse_pattern(images), masks, clean
 
 
-def pair(root, image_files, mask_files, skip_unpaired, notes):
+def find(data, images=None, masks=None, skip_unpaired=False, clean=None):
+    """Find the cases of a folder, of "phantoms" or "phantoms:N"; no file is read yet: Found."""
+    root = str(data)
+    kind, _, count = root.partition(":")
+    if kind == "phantoms":
+        count = count or "247"
+        if images or masks or skip_unpaired or clean or not re.fullmatch(r"[1-9]\d{0,4}", count):
+            raise BadInput(f"{root}: write phantoms, or phantoms:N with N from 1 to 99999, without "
+                           "options for reading folders")
+        names = [f"phantom{i:05d}" for i in range(int(count))]
+        return Found(kind, CLASSES, names, names, {}, {})
+    if not os.path.isdir(root):
+        raise BadInput(f"{root}: no such folder; write one, or phantoms, or phantoms:N")
+    classes, image, masks, clean = choose_patterns(root, images, masks, clean or [])
+    taken, found = set(), {}
+    for patterns in (clean, masks, [image]):  # a file counts for the first of them that it fits
+        for pattern in patterns:
+            found[pattern] = match_files(root, pattern, taken)
+        for pattern in patterns:
+            taken.update(*found[pattern].values())
+    masks = {pattern: found[pattern] for pattern in masks}
+    clean = {pattern: found[pattern] for pattern in clean}
+    names = pair(root, found[image], masks, skip_unpaired)
+    redrawn = {}  # {class: names}
+    for pattern, files in clean.items():
+        cases = set(files) & set(names)
+        if not cases or cases != redrawn.setdefault(pattern.name, cases):
+            raise BadInput(f"{root}: --clean {pattern.text} is there for {listed(files)}; these "
+                           f"must be cases, the same in each pattern of {pattern.name}")
+        print(f"--clean {pattern.text}: {len(cases)} of {len(names)} cases; the others are right")
+    return Found(root, classes, names, [found[image][name][0] for name in names], masks, clean)
+
+
+def pair(root, images, masks, skip_unpaired):
     """Return the names, sorted, that have one image and a mask for each pattern."""
-    names = set(image_files)
-    problems = {}
-    for pattern, files in mask_files.items():
-        missing, strangers = set(image_files) - set(files), set(files) - set(image_files)
-        if missing:
-            problems[f"image(s) without {pattern.text}: {listed(missing)}"] = len(missing)
-        if strangers:
-            problems[f"mask(s) {pattern.text} without image: {listed(strangers)}"] = len(strangers)
+    several = {name for name, files in images.items() if len(files) > 1}
+    names, problems = set(images) - several, []
+    if several:
+        problems.append(f"{len(several)} case(s) with several images: {listed(several)}")
+    for pattern, files in masks.items():
+        missing, strangers = set(images) - set(files), set(files) - set(images)
         names -= missing
-    for name, files in image_files.items():
-        if len(files) > 1:
-            raise BadInput(f"{root}: several images for the case {name}: {listed(files)}; write "
-                           "more into the pattern of --images, or rename them")
+        if missing or strangers:
+            problems.append(f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}, "
+                            f"{len(strangers)} mask(s) without image: {listed(strangers)}")
     if problems and not (skip_unpaired and names):
-        found = "; ".join(f"{count} {problem}" for problem, count in problems.items())
-        raise BadInput(f"{root}: {found}; correct --images and --masks, or leave such files out "
-                       "with --skip-unpaired")
-    for problem, count in problems.items():
-        notes[f"{problem} (left out)"] = count
+        raise BadInput(f"{root}: {'; '.join(problems)}; correct --images and --masks, or leave "
+                       "such files out with --skip-unpaired")
+    for problem in problems:
+        print(f"left out: {problem}")
     return sorted(names, key=lambda name: (name.lower(), name))
 
 
-def check_clean(root, names, clean_files, notes):
-    """Count the redrawn cases; refuse a pattern that fits none, or not those of its class."""
-    redrawn = {}  # {class: names}
-    for pattern, files in clean_files.items():
-        cases = set(files) & set(names)
-        partly = cases ^ redrawn.setdefault(pattern.name, cases)
-        if not cases:
-            raise BadInput(f"{root}: --clean {pattern.text} fits no case, but {listed(files)}; "
-                           "{} must be the name of an image")
-        if partly:
-            raise BadInput(f"{root}: --clean {pattern.text} and another pattern of {pattern.name} "
-                           f"differ in {listed(partly)}; redraw all files of a class, or none")
-    if redrawn:
-        count = len(set.union(*redrawn.values()))
-        notes[f"case(s) redrawn (--clean), {len(names) - count} taken as right"] = count
+# ------------------------------------------------------------- folders: from files to arrays
 
-
-# ------------------------------------------------------------ folders, part 2: from files to arrays
-
-def open_image(path, notes):
+def open_image(path):
     """Open an image file, turned as its EXIF tag says; refuse what Pillow cannot read whole."""
-    if path.lower().endswith(VOLUMES):
-        ending = re.search(r"(\.nii)?\.\w+$", path.lower())[0]
-        raise BadInput(f"{path}: {ending} is a volume, no image; export slices as PNG")
     try:
         if path.lower().endswith(".img"):  # JSRT: 16 bits of which 12 are used, high is dark
             raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
             return Image.fromarray(((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8))
         # BytesIO: Pillow garbles gray TIFFs with a rotation tag if it opens them by path.
         with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
-            is_deep = ";16" in str(image.tile)
             pages = getattr(image, "n_frames", 1)
-            is_turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+            image.getexif()
             image.load()
             image.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
             ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the readers raise whatever they like
         reason = str(error).partition("\n")[0][:80] or type(error).__name__
-        raise BadInput(f"{path}: cannot be read as an image ({reason}); replace it") from None
+        raise BadInput(f"{path}: cannot be read as an image ({reason}); replace by PNG") from None
     if pages > 1 and image.format != "MPO":  # phones put a second view into a JPEG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
-    if is_deep and image.mode in ("RGB", "RGBA", "LA"):
-        raise BadInput(f"{path}: colors of 16 bits, of which Pillow keeps 8; save it with 8 bits")
-    if is_turned:
-        notes["file(s) turned as their EXIF tag says; if masks were drawn on the unturned pixels, "
-              "strip the tag"] += 1
     return image
 
 
-def to_array(image, path):
+def to_array(image):
     """Return grays (H, W), or (H, W, 3) uint8 if there are colors, without alpha."""
-    if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
-        colors = np.asarray(image.convert("RGB"))
-        return colors[..., 0] if (colors == colors[..., :1]).all() else colors
-    grays = np.asarray(image)
-    if not np.isfinite(grays).all():
-        raise BadInput(f"{path}: holds NaN or infinity; replace or remove it")
-    return grays
+    if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    colors = np.asarray(image.convert("RGB"))
+    return colors[..., 0] if (colors == colors[..., :1]).all() else colors
 
 
-def read_image(path, notes):
+def read_image(path):
     """Read an image file as gray (H, W) uint8, whatever its colors and depth."""
-    gray = to_array(open_image(path, notes), path)
+    gray = to_array(open_image(path))
     if gray.ndim == 3:
         gray = gray.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
     low, high = gray.min(), gray.max()
-    if low == high:
-        raise BadInput(f"{path}: constant once converted to gray; replace or remove this image")
+    if not low < high:
+        raise BadInput(f"{path}: constant once converted to gray, or with NaN; replace it")
     if gray.dtype == np.uint8:
         return gray
     inner = gray[(gray > low) & (gray < high)]  # without padding and hot pixels
     if inner.size:
         low, high = np.quantile(inner, (0.001, 0.999))
-    notes["image(s) of more than 8 bits, stretched from their 0.1 % to their 99.9 % quantile"] += 1
     scaled = (gray.astype(np.float64) - low) / max(float(high) - float(low), 1e-12)
     return (255 * scaled.clip(0, 1)).astype(np.uint8)
 
@@ -485,116 +407,88 @@ def spell(number):
     return f"#{int(number) - COLOR:06x}" if number >= COLOR else f"{number:g}"
 
 
-def read_numbers(path, pattern, notes):
-    """Read a mask file as the numbers (H, W) that =VALUE is compared with; 0 where transparent."""
-    image = open_image(path, notes)
-    value = pattern.value or "#"
-    if image.format in LOSSY:
-        if "-" not in value or 0 < value_range(pattern)[0] < 32:
+def read_mask(path, pattern, seen):
+    """Read a mask file as bool (H, W); add its values to `seen`, those of its pattern so far."""
+    image, value = open_image(path), pattern.value or ""
+    if image.format in ("JPEG", "MPO", "WEBP"):
+        if "-" not in value or 0 < value_range(value)[0] < 32:
             raise BadInput(f"{path}: JPEG and WebP blur the values of a mask; end the pattern with "
                            "=128- (the bright half) or =0-127 (the dark half)")
         image = image.convert("L")
     palette = np.reshape(image.getpalette() or [], (-1, 3))
-    if image.mode == "P" and "#" not in value and (palette != palette[:, :1]).any():
+    if image.mode == "P" and value[:1].isdecimal() and (palette != palette[:, :1]).any():
         numbers = np.asarray(image)  # indices
     else:
-        numbers = to_array(image, path)
-    if numbers.ndim == 3 and "-" in value:
-        numbers = numbers.max(axis=-1)  # a range is one of brightness
-    elif numbers.ndim == 3:
-        numbers = color_numbers(numbers)
+        numbers = to_array(image)
+    if numbers.ndim == 3:  # a range is one of brightness
+        numbers = numbers.max(axis=-1) if "-" in value else color_numbers(numbers)
     if "A" in image.getbands() or "transparency" in image.info:
         numbers = np.where(np.asarray(image.convert("RGBA"))[..., 3] == 0, 0, numbers)
-    return numbers
-
-
-def read_mask(path, pattern, seen, notes):
-    """Read a mask file as bool (H, W); add its values to `seen`, those of its pattern so far."""
-    numbers = read_numbers(path, pattern, notes)
     seen.update(np.unique(numbers).tolist())
-    if pattern.value is not None:
-        low, high = value_range(pattern)
+    if value:
+        low, high = value_range(value)
         return (numbers >= low) & (numbers <= high)
     if len(seen - {0}) > 1:
         raise BadInput(f"{path}: values {listed(seen, spell)} in {pattern.text}, not 0 and one "
-                       "other; end the pattern with =1- (all but 0) or =128- (the bright half, for "
-                       "soft edges), or write CLASS=...=VALUE for each class")
+                       "other; end it with =1- (all but 0), =128- (soft edges) or one =VALUE")
     return numbers != 0
 
 
-def read_class(found, matches, class_name, name, shape, seen):
-    """Unite the masks of a class and a case: bool (H, W); None if there are none."""
-    united = None
+def read_masks(root, matches, name, shape, seen):
+    """Return {class: bool (H, W)} of a case: the union of its files."""
+    united = {}
     for pattern, cases in matches.items():
-        if pattern.name != class_name:
-            continue
         for file in cases.get(name, []):
-            path = os.path.join(found.root, file)
-            mask = read_mask(path, pattern, seen[pattern], found.notes)
+            path = os.path.join(root, file)
+            mask = read_mask(path, pattern, seen[pattern])
             stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
-            if abs(stretch - 1) > 0.01 or (united is not None and united.shape != mask.shape):
+            before = united.get(pattern.name, mask)
+            if abs(stretch - 1) > 0.01 or before.shape != mask.shape:
                 raise BadInput(f"{path}: height and width {mask.shape}, but {shape} in the image or"
                                " another mask; make them alike; a rotation tag (EXIF) may do it")
-            united = mask if united is None else united | mask
+            united[pattern.name] = before | mask
     return united
 
 
-def read_cases(found):
-    """Read the files of `find_cases`: a Source, and the clean labels; print a summary."""
-    count, classes = len(found.names), found.classes
-    images = np.empty((count, GRID, GRID), dtype=np.uint8)
-    labels = np.empty((count, len(classes), GRID, GRID), dtype=bool)
-    truth = labels.copy() if found.clean else labels
-    drawn = np.empty((count, len(classes)))  # the share of foreground in the files
+def read_found(found):
+    """Read the files of a folder and print a summary, or draw the phantoms: a Source."""
+    root, classes, names, paths = found.root, found.classes, found.names, found.paths
+    if root == "phantoms":
+        images, masks = phantoms(len(names))
+        return Source(classes, names, images, masks, [(GRID, GRID)] * len(names), paths, masks)
+    images = np.empty((len(names), GRID, GRID), dtype=np.uint8)
+    labels = np.empty((len(names), len(classes), GRID, GRID), dtype=bool)
+    clean = labels.copy() if found.clean else None
     shapes, seen = [], {pattern: set() for pattern in [*found.masks, *found.clean]}
-    for i, name in enumerate(progress(found.names, "reading cases")):
-        image = read_image(os.path.join(found.root, found.paths[i]), found.notes)
+    for i, name in enumerate(progress(names, "reading cases")):
+        image = read_image(os.path.join(root, paths[i]))
         images[i] = resize(image, GRID)
         shapes.append(image.shape)
+        masks = read_masks(root, found.masks, name, image.shape, seen)
+        redrawn = masks | read_masks(root, found.clean, name, image.shape, seen)
         for c, class_name in enumerate(classes):
-            mask = read_class(found, found.masks, class_name, name, image.shape, seen)
-            redrawn = read_class(found, found.clean, class_name, name, image.shape, seen)
-            drawn[i, c] = mask.mean()
-            labels[i, c] = resize(mask, GRID)
-            truth[i, c] = labels[i, c] if redrawn is None else resize(redrawn, GRID)
-    print(f"{found.root}: {count} cases, height and width {min(shapes)} to {max(shapes)}")
-    print_patterns(found, seen)
-    print_classes(found, drawn, labels)
-    for note, number in found.notes.items():
-        print(f"  {number} {note}")
-    labels = labels if classes else None
-    return Source(classes, found.names, images, labels, shapes, found.paths), truth
+            labels[i, c] = resize(masks[class_name], GRID)
+            if found.clean:
+                clean[i, c] = resize(redrawn[class_name], GRID)
+    print_summary(found, shapes, labels, seen)
+    return Source(classes, names, images, labels if classes else None, shapes, paths, clean)
 
 
-def print_patterns(found, seen):
-    """Print an example and the values of each pattern, and the values that none of them takes."""
-    print(f"  image of {found.names[0]}: {found.paths[0]}")
-    background = {}  # {path of patterns: values}
+def print_summary(found, shapes, labels, seen):
+    """Print what was read, a line for each pattern and class; refuse masks that seem inverted."""
+    print(f"{found.root}: {len(shapes)} cases, height and width {min(shapes)} to {max(shapes)}")
+    print(f"  image: {found.paths[0]}")
     for pattern, cases in [*found.masks.items(), *found.clean.items()]:
-        name = next(name for name in found.names if name in cases)
-        print(f"  {pattern.name} of {name}: {cases[name][0]}; values in {pattern.text}: "
-              f"{listed(seen[pattern], spell)}")
-        if pattern.value is not None:
-            low, high = value_range(pattern)
-            others = {value for value in seen[pattern] if value and not low <= value <= high}
-            background[pattern.path] = background.get(pattern.path, others) & others
-    for path, values in background.items():
-        if values:
-            print(f"  background in {path}, values of no class: {listed(values, spell)}")
-
-
-def print_classes(found, drawn, labels):
-    """Print how much the masks of each class hold; refuse those that seem inverted."""
+        example = next(cases[name][0] for name in found.names if name in cases)
+        print(f"  {pattern.text}: values {listed(seen[pattern], spell)}, as in {example}")
     for c, name in enumerate(found.classes):
-        masks, in_files = labels[:, c], drawn[:, c]
-        shares = masks.mean(axis=(1, 2))
-        lost = ((in_files > 0) & (shares == 0)).sum()
-        print(f"  {name}: {in_files.mean():.1%} of the pixels in the files, {shares.mean():.1%} at "
-              f"{GRID} x {GRID}; {(in_files == 0).sum()} empty masks, {lost} more once resized")
+        masks = labels[:, c]
+        empty = (~masks.any(axis=(1, 2))).sum()
+        print(f"  {name}: {masks.mean():.1%} of the pixels, {empty} empty masks")
         border = np.mean([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]])
         texts = [pattern.text for pattern in found.masks
                  if pattern.name == name and pattern.value is None]
-        if texts and shares.mean() > 0.5 and border > 0.9:
+        if texts and masks.mean() > 0.5 and border > 0.9:
             raise BadInput(f"{found.root}: masks of {name} seem inverted, the border is foreground;"
                            f" write {texts[0]}=0 if they are, =1- if they are not")
 
@@ -605,43 +499,14 @@ def add_options(parser):
     """Add the options that say where the data are and how they are read."""
     add = parser.add_argument
     add("--data", default="phantoms", help="a folder of images and masks, or phantoms:N")
-    add("--images", metavar="PATTERN", help='paths of the images, as in "imgs/{}.jpg"; {} is the '
-        "name of a case; see .github/DATA.md")
-    add("--masks", nargs="+", metavar="PATTERN",
-        help='paths of the masks, as in "heart=labels/{}.png=85": [CLASS=]PATH[=VALUE]')
+    add("--images", metavar="PATTERN", help='such as "imgs/{}.jpg"; see .github/DATA.md')
+    add("--masks", nargs="+", metavar="PATTERN", help='[CLASS=]PATH[=VALUE]; {} is the case')
     add("--skip-unpaired", action="store_true", help="leave out files without a partner")
-
-
-def is_phantoms(data):
-    """Whether the cases are drawn, so that their labels are known to be clean."""
-    return str(data).partition(":")[0] == "phantoms"
-
-
-def find(data, images=None, masks=None, skip_unpaired=False, clean=None):
-    """Find the cases of a folder, of "phantoms" (247 of them) or "phantoms:N": Found."""
-    if not is_phantoms(data):
-        return find_cases(data, images, masks, skip_unpaired, clean)
-    count = str(data).partition(":")[2] or "247"
-    has_options = images or masks or skip_unpaired or clean
-    if has_options or not re.fullmatch(r"\d{1,5}", count) or int(count) < 3:
-        raise BadInput(f"{data}: write phantoms, or phantoms:N with N from 3 to 99999, without "
-                       "options for reading folders")
-    names = [f"phantom{i:05d}" for i in range(int(count))]
-    return Found(str(data), CLASSES, names, names, {}, {}, Counter())
-
-
-def read_found(found):
-    """Read or draw the cases of `find`: a Source, and the clean labels."""
-    if not is_phantoms(found.root):
-        return read_cases(found)
-    images, masks = phantoms(len(found.names))
-    shapes = [(GRID, GRID)] * len(images)
-    return Source(CLASSES, found.names, images, masks, shapes, found.paths), masks
 
 
 def read(data, images=None, masks=None, skip_unpaired=False):
     """Read all cases of a folder, of "phantoms" or "phantoms:N": a Source. Nothing is split."""
-    return read_found(find(data, images, masks, skip_unpaired))[0]
+    return read_found(find(data, images, masks, skip_unpaired))
 
 
 def load_all(data, size, images=None, masks=None, skip_unpaired=False):
@@ -649,119 +514,86 @@ def load_all(data, size, images=None, masks=None, skip_unpaired=False):
     source = read(data, images, masks, skip_unpaired)
     if source.labels is None:
         return source, None
-    everything = range(len(source.names))
-    return source, make_cases(source, source.labels, everything, size, is_phantoms(data))
+    return source, make_cases(source, range(len(source.names)), size, source.clean is not None)
 
 
-def make_cases(source, truth, indices, size, known, noise=0, band=(1, 1), seed=0,
-               noise_kind="erode-dilate"):
-    """Take cases out of a Source, add noise, and resize: Cases. truth: the clean labels."""
-    given, truth = source.labels[indices], truth[indices]
-    noisy, operation, pixels = corrupt_labels(given, noise, band, seed, noise_kind)
-    total = given.sum(axis=(2, 3)) + truth.sum(axis=(2, 3))
-    dice = np.where(total > 0, 2 * (given & truth).sum(axis=(2, 3)) / np.maximum(total, 1), 1)
+def make_cases(source, indices, size, known, noise=0, band=(1, 1), seed=0, kind="erode-dilate"):
+    """Take cases out of a Source, add noise, and resize: Cases."""
+    given = source.labels[indices]
+    clean = given if source.clean is None else source.clean[indices]
+    noisy, operation, pixels = corrupt_labels(given, noise, band, seed, kind)
+    total = given.sum(axis=(2, 3)) + clean.sum(axis=(2, 3))
+    dice = np.where(total > 0, 2 * (given & clean).sum(axis=(2, 3)) / np.maximum(total, 1), 1)
     for i in np.flatnonzero((dice < CLEAN_DICE).any(axis=1)):
-        if operation[i] == "":
-            operation[i] = "given"
-    names = [source.names[i] for i in indices]
-    return Cases(names, resize(source.images[indices], size), resize(noisy, size),
-                 resize(truth, size), operation, pixels, known)
+        operation[i] = operation[i] or "given"
+    return Cases([source.names[i] for i in indices], resize(source.images[indices], size),
+                 resize(noisy, size), resize(clean, size), operation, pixels, known)
 
 
 def load(data, size, noise, band, seed, noise_kind="erode-dilate", images=None, masks=None,
          skip_unpaired=False, group=None, clean=None, exclude=None, test_images=None,
          test_masks=None):
-    """Load everything: read, split, add noise on the 256-pixel grid, resize to size x size.
+    """Read, split, add noise on the 256-pixel grid, resize: classes, training and test Cases.
 
-    The arguments are train.py's options: noise in 0..1; band as text, "5-13"; group: a regular
-    expression; exclude: a file of names. Returns the classes, the training and the test Cases.
-    Test labels get noise too, to be scored; Dice uses their `clean`. BadInput for a wrong argument
-    comes before any image is read.
+    The arguments are train.py's options. Test labels get noise too; Dice uses their `clean`.
     """
-    band = check_noise(noise, band, noise_kind)
     if bool(test_images) != bool(test_masks) or (test_images and group):
         raise BadInput("--test-images and --test-masks go together, and not with --group")
-    found = find(data, images, masks, skip_unpaired, clean)
+    found = test_found = find(data, images, masks, skip_unpaired, clean)
+    test_names = found.names
     if test_images:
         test_found = find(data, test_images, test_masks, skip_unpaired)
         test_names = [f"test/{name}" for name in test_found.names]
         training, test = np.arange(len(found.names)), np.arange(len(test_names))
     else:
-        test_found, test_names = found, found.names
-        paths = [normalized(path) for path in found.paths]
-        training, test = split(paths, seed, group)
+        training, test = split(found.paths, seed, group)
     if not found.classes or test_found.classes != found.classes:
-        raise BadInput(f"{data}: masks of {listed(found.classes) or 'no class'}, test masks of "
-                       f"{listed(test_found.classes) or 'no class'}; name the same classes in "
-                       '--masks "CLASS=DIR/{}.png" and --test-masks')
+        raise BadInput(f"{data}: masks of {listed(found.classes)}, test masks of "
+                       f"{listed(test_found.classes)}; name the same classes in --masks")
     if exclude:
         training = exclude_cases(exclude, found.names, training, test_names)
 
-    source, truth = read_found(found)
+    source = test_source = read_found(found)
+    if test_images:
+        test_source = read_found(test_found)._replace(names=test_names)
     for c, name in enumerate(source.classes):
         if np.isin(source.labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
-            raise BadInput(f"{data}: every mask of {name} is empty or full; correct the masks or "
-                           "their =VALUE (the values found stand above), or leave the class out")
-    test_source, test_truth = source, truth
-    if test_images:
-        test_source, test_truth = read_found(test_found)
-        test_source = test_source._replace(names=test_names)
-    print_split(source, training, test_source, test, bool(test_images))
-    known = is_phantoms(data) or noise > 0 or bool(clean)
+            raise BadInput(f"{data}: every mask of {name} is empty or full; correct the masks, or "
+                           "their =VALUE by the values printed above")
+    print_split(source, training, test_source, test)
+    known = noise > 0 or source.clean is not None
+    band = [int(radius) for radius in band.split("-")]
     return (source.classes,
-            make_cases(source, truth, training, size, known, noise, band, (seed, 1), noise_kind),
-            make_cases(test_source, test_truth, test, size, known, noise, band, (seed, 2),
-                       noise_kind))
-
-
-def check_noise(noise, band, kind):
-    """Return the band as two numbers; BadInput if it, the noise or its kind cannot be meant."""
-    if not 0 <= noise <= 1:
-        raise BadInput(f"--noise {noise}: write a share from 0 to 1")
-    match = re.fullmatch(r"(\d+)-(\d+)", band)
-    if not match or not 1 <= int(match[1]) <= int(match[2]) <= GRID:
-        raise BadInput(f"--band {band}: write two radii from 1 to {GRID}, as in 5-13")
-    if not set(kind.split("-")) <= set(DAMAGE):
-        raise BadInput(f"--noise-kind {kind}: write one or several of {', '.join(DAMAGE)}, joined "
-                       "by -")
-    return int(match[1]), int(match[2])
+            make_cases(source, training, size, known, noise, band, (seed, 1), noise_kind),
+            make_cases(test_source, test, size, known, noise, band, (seed, 2), noise_kind))
 
 
 def exclude_cases(path, names, training, test_names):
     """Return the training indices without the names in a file: one a line, or a suspects.csv."""
+    columns = None if str(path).endswith(".csv") else ["name"]
     with open(path, newline="", encoding="utf-8-sig") as file:
-        lines = file.read().splitlines()
-    if str(path).endswith(".csv"):
-        lines = [row.get("name") or "" for row in csv.DictReader(lines)]
-    excluded = {normalized(line.strip()) for line in lines} - {""}
-    unknown = excluded - set(names) - set(test_names)
-    if unknown or not excluded:
-        raise BadInput(f"--exclude {path}: {len(excluded)} names, of no case: {listed(unknown)}; "
-                       "write one a line, or a .csv with the column name")
+        lines = [row.get("name") or "" for row in csv.DictReader(file, columns)]
+    excluded = {unicodedata.normalize("NFC", line.strip()) for line in lines} - {""}
+    unknown = excluded - {*names, *test_names}
     kept = np.array([i for i in training if names[i] not in excluded], dtype=int)
-    if len(kept) == 0:
-        raise BadInput(f"--exclude {path}: no training case is left; name fewer")
-    left_out = len(training) - len(kept)
-    print(f"--exclude: {left_out} of {len(training)} training cases left out; "
-          f"{len(excluded) - left_out} of the names are test cases, which stay")
+    if unknown or not excluded or not len(kept):
+        raise BadInput(f"--exclude {path}: {len(excluded)} names, of no case: {listed(unknown)}; "
+                       f"{len(kept)} training cases left; write one name a line, or a suspects.csv")
+    print(f"--exclude: {len(kept)} of {len(training)} training cases left; test cases stay")
     return kept
 
 
-def print_split(source, training, test_source, test, is_own):
-    """Say so if own folders train/ and test/ are split anew, or if images are on both sides."""
-    folders = {part for path in source.paths for part in Path(path).parts[:-1]
-               if part.lower() in SPLIT_FOLDERS}
-    if folders and not is_own:
-        print(f"  images of {listed(folders)}: split anew at random; --test-images and "
-              "--test-masks keep an own split")
+def print_split(source, training, test_source, test):
+    """Say so if folders train/ and test/ are split anew, or if images are on both sides."""
+    folders = {part for path in source.paths for part in Path(path.lower()).parts[:-1]}
+    if folders & SPLIT_FOLDERS and test_source is source:
+        print(f"images of {listed(folders & SPLIT_FOLDERS)}: split anew at random; "
+              "--test-images and --test-masks keep an own split")
     known = {hash(source.images[i].tobytes()): source.names[i] for i in training}
-    same = []
-    for i in test:
-        content = hash(test_source.images[i].tobytes())
-        if content in known:
-            same.append(f"{test_source.names[i]} = {known[content]}")
+    contents = {test_source.names[i]: hash(test_source.images[i].tobytes()) for i in test}
+    same = [f"{name} = {known[content]}" for name, content in contents.items() if content in known]
     if same:
-        print(f"  {len(same)} test image(s) identical to a training image: {listed(same)}; remove "
+        print(f"{len(same)} test image(s) identical to a training image: {listed(same)}; remove "
               "them, or keep them together with --group")
 
 

@@ -1,7 +1,6 @@
 """Noise, sizes and the split against brute force and counts; what `load` makes of its arguments."""
 import inspect
 import io
-import shutil
 import sys
 
 import imageio.v3 as iio
@@ -21,35 +20,14 @@ def brute_dilate(mask, n):
     return out
 
 
-def brute_erode(mask, n):
-    """A pixel stays when no background pixel inside the picture lies within n."""
-    background = np.argwhere(~mask)
-    out = np.zeros_like(mask)
-    for y, x in np.ndindex(*mask.shape):
-        out[y, x] = all((y - v) ** 2 + (x - u) ** 2 > n * n for v, u in background)
-    return out
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 13, 40])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
+@pytest.mark.parametrize("n", [0, 1, 3, 13, 40])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.98, 1.0])
 def test_morphology_is_the_euclidean_disc(n, share):
     mask = np.random.default_rng(n).random((19, 23)) < share
     before = mask.copy()
     assert np.array_equal(data.dilate(mask, n), brute_dilate(mask, n))
-    assert np.array_equal(data.erode(mask, n), brute_erode(mask, n))
+    assert np.array_equal(data.erode(mask, n), ~brute_dilate(~mask, n))
     assert np.array_equal(mask, before)
-
-
-def test_border_neither_grows_nor_eats():
-    full, corner = np.ones((9, 9), bool), np.zeros((9, 9), bool)
-    corner[:5, :5] = True
-    assert data.erode(full, 4).all()
-    assert data.erode(corner, 2)[:3, :3].all() and not data.erode(corner, 2)[3:].any()
-
-
-def test_morphology_takes_stacks():
-    masks = np.random.default_rng(0).random((2, 3, 12, 14)) < 0.1
-    assert np.array_equal(data.dilate(masks, 2)[1, 2], data.dilate(masks[1, 2], 2))
 
 
 @pytest.mark.parametrize("noise, band", [
@@ -58,45 +36,32 @@ def test_noise_touches_exactly_the_given_share(noise, band):
     clean = data.phantoms(11, size=64)[1]
     noisy, operation, pixels = data.corrupt_labels(clean, noise, band, seed=3)
     assert (pixels > 0).sum() == round(noise * 11) == sum(o != "" for o in operation)
-    for i in range(11):
-        if operation[i]:
-            assert band[0] <= pixels[i] <= band[1]
-            for c in range(3):
-                damage = data.erode if operation[i] == "erode" else data.dilate
-                assert np.array_equal(noisy[i, c], damage(clean[i, c], int(pixels[i])))
-        else:
-            assert pixels[i] == 0 and np.array_equal(noisy[i], clean[i])
+    for before, after, kind, n in zip(clean, noisy, operation, pixels):
+        expected = {"": before, "erode": data.erode(before, n), "dilate": data.dilate(before, n)}
+        assert np.array_equal(after, expected[kind])
+        assert n == 0 or band[0] <= n <= band[1]
 
 
 def test_noise_is_drawn_once_from_the_seed_and_uses_the_whole_band():
     clean = np.zeros((400, 1, 4, 4), bool)
-    first = data.corrupt_labels(clean, 1.0, (5, 13), 0)[1:]
-    second = data.corrupt_labels(clean, 1.0, (5, 13), 0)[1:]
-    other = data.corrupt_labels(clean, 1.0, (5, 13), 1)[1:]
-    assert first[0] == second[0] and np.array_equal(first[1], second[1])
-    assert first[0] != other[0]
-    assert set(first[1]) == set(range(5, 14))
-    assert 150 < first[0].count("erode") < 250
+    _, first, pixels = data.corrupt_labels(clean, 1.0, (5, 13), 0)
+    assert first == data.corrupt_labels(clean, 1.0, (5, 13), 0)[1]
+    assert first != data.corrupt_labels(clean, 1.0, (5, 13), 1)[1]
+    assert set(pixels) == set(range(5, 14)) and 150 < first.count("erode") < 250
 
 
 def test_other_kinds_of_noise_do_what_their_names_say():
     clean = data.phantoms(6)[1]
     kinds = {kind: data.corrupt_labels(clean, 1.0, (6, 6), 0, kind)[0] for kind in data.DAMAGE}
-    assert np.array_equal(kinds["erode"], data.erode(clean, 6))
-    assert np.array_equal(kinds["dilate"], data.dilate(clean, 6))
     for before, after in zip(clean, kinds["shift"]):  # all classes 6 pixels away in one direction
-        moves = set()
-        for old, new in zip(before, after):
-            move = np.argwhere(new).mean(axis=0) - np.argwhere(old).mean(axis=0)
-            moves.add(tuple(np.round(move).astype(int)))
-        assert len(moves) == 1 and 5 <= np.hypot(*moves.pop()) <= 7
+        centers = [[np.argwhere(mask).mean(axis=0) for mask in masks] for masks in (before, after)]
+        moves = np.round(np.subtract(*centers)).astype(int)
+        assert (moves == moves[0]).all() and 5 <= np.hypot(*moves[0]) <= 7
         assert after.sum() == before.sum()
     assert ((kinds["omit"].any(axis=(2, 3)).sum(axis=1)) == 2).all()
-    assert ((kinds["omit"] == clean).all(axis=(2, 3)).sum(axis=1) == 2).all()
     rim = kinds["dilate"] & ~kinds["erode"]
     assert (kinds["ragged"] == clean)[~rim].all()  # off by no more than n
     assert 0.3 < kinds["ragged"][rim].mean() < 0.7
-    assert (kinds["ragged"] != clean).any(axis=(2, 3)).all()
     _, operation, pixels = data.corrupt_labels(clean, 1.0, (6, 6), 0, "shift-omit-ragged")
     assert set(operation) == {"shift", "omit", "ragged"}
     assert [n == 0 for n in pixels] == [kind == "omit" for kind in operation]  # it has no radius
@@ -109,20 +74,14 @@ def test_noise_is_made_on_the_256_grid_at_every_size():
     assert 2 * (small.labels & halved).sum() / (small.labels.sum() + halved.sum()) > 0.98
 
 
-def test_split_has_the_papers_proportion():
+def test_split_has_the_papers_proportion_and_keeps_groups_together():
     names = [str(i) for i in range(247)]
     train, test = data.split(names, 0)
     assert (len(train), len(test)) == (165, 82)
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(247))
     assert not np.array_equal(train, data.split(names, 1)[0])
-
-
-def test_split_keeps_groups_together():
-    names = [f"p{i // 3}_{i % 3}" for i in range(30)]
-    training, test = data.split(names, 0, r"p\d+")
-    assert sorted([*training, *test]) == list(range(30))
-    assert len(training) == 3 * round(10 * 165 / 247)
-    assert not {names[i][:2] for i in training} & {names[i][:2] for i in test}
+    train, test = data.split(names, 0, ".$")  # groups of one last digit
+    assert not {names[i][-1] for i in train} & {names[i][-1] for i in test}
 
 
 @pytest.mark.parametrize("old, new", [(256, 128), (100, 64), (50, 80), (7, 7)])
@@ -141,8 +100,7 @@ def test_phantoms_are_reproducible_and_complete():
     images, masks = data.phantoms(20)
     again = data.phantoms(10)
     assert np.array_equal(images[:10], again[0]) and np.array_equal(masks[:10], again[1])
-    assert images.shape == (20, 256, 256) and images.dtype == np.uint8
-    assert masks.shape == (20, 3, 256, 256) and masks.dtype == bool
+    assert images.shape == (20, 256, 256) and masks.shape == (20, 3, 256, 256)
     assert masks.any(axis=(2, 3)).all()
     share = masks.mean(axis=(0, 2, 3))  # of the image, near JSRT's 31 %, 9 % and 2 %
     assert 0.25 < share[0] < 0.37 and 0.06 < share[1] < 0.12 and 0.01 < share[2] < 0.03
@@ -154,20 +112,15 @@ def test_phantoms_are_reproducible_and_complete():
 # ------------------------------------------------------------------------------ load: its arguments
 
 LOAD = {"size": 64, "noise": 0, "band": "5-13", "seed": 0}
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("phantoms") / "folder"
-    images, masks = data.phantoms(12)
-    write_folder(root, images, heart=masks[:, 1])
-    return root
+IMAGES, MASKS = data.phantoms(12)
+HEARTS = MASKS[:, 1]
 
 
 @pytest.fixture
-def folder(template, tmp_path):
+def folder(tmp_path):
     """Twelve phantoms as a folder: images/ and heart/."""
-    return shutil.copytree(template, tmp_path / "folder")
+    write_folder(tmp_path / "folder", IMAGES, heart=HEARTS)
+    return tmp_path / "folder"
 
 
 def test_only_phantoms_noise_and_clean_labels_are_known(folder):
@@ -179,21 +132,20 @@ def test_only_phantoms_noise_and_clean_labels_are_known(folder):
 
 def test_redrawn_labels_are_measured_on_and_the_others_are_taken_as_right(folder, capsys):
     before = data.load(folder, **LOAD)[1:]
-    masks = data.phantoms(12)[1][:, 1]
     (folder / "fixed").mkdir()
     for i, radius in ((3, 1), (5, 9)):  # Dice with the given label: above and below 0.9
-        iio.imwrite(folder / f"fixed/case{i}.png", data.dilate(masks[i], radius).astype(np.uint8))
+        iio.imwrite(folder / f"fixed/case{i}.png", data.dilate(HEARTS[i], radius).astype(np.uint8))
     after = data.load(folder, **LOAD, clean=["fixed/{}.png"])[1:]
-    assert "2 case(s) redrawn (--clean), 10 taken as right" in capsys.readouterr().out
+    assert "--clean fixed/{}.png: 2 of 12 cases; the others are right" in capsys.readouterr().out
     for old, new in zip(before, after):
         assert new.names == old.names and np.array_equal(old.labels, new.labels) and new.known
         assert new.operation == ["given" if name == "case5" else "" for name in new.names]
         changed = (old.clean != new.clean).any(axis=(1, 2, 3))
         assert list(changed) == [name in ("case3", "case5") for name in new.names]
-    with pytest.raises(data.BadInput, match="case{}.png fits no case, but 3, 5; {} must be the"):
+    with pytest.raises(data.BadInput, match="case{}.png is there for 3, 5; these must be cases"):
         data.load(folder, **LOAD, clean=["fixed/case{}.png"])
-    iio.imwrite(folder / "fixed/case3_b.png", masks[3].astype(np.uint8))
-    with pytest.raises(data.BadInput, match="another pattern of heart differ in case5; redraw all"):
+    iio.imwrite(folder / "fixed/case3_b.png", HEARTS[3].astype(np.uint8))
+    with pytest.raises(data.BadInput, match="the same in each pattern of heart"):
         data.load(folder, **LOAD, masks=["heart=heart/{}.png"],
                   clean=["heart=fixed/{}.png", "heart=fixed/{}_b.png"], skip_unpaired=True)
 
@@ -227,24 +179,20 @@ def test_excluded_names_leave_the_training_set_and_no_other_changes(folder, tmp_
     (tmp_path / "bad.csv").write_text("place,name\n" + rows)
     _, fewer, same = data.load(folder, **LOAD, exclude=tmp_path / "bad.csv")
     assert fewer.names == training.names[2:] and same.names == test.names
-    assert "2 of 8 training cases left out; 1 of the names are test" in capsys.readouterr().out
+    assert "--exclude: 6 of 8 training cases left; test cases stay" in capsys.readouterr().out
     (tmp_path / "bad.txt").write_text("\n".join(training.names[:2]) + "\n\n")
     assert data.load(folder, **LOAD, exclude=tmp_path / "bad.txt")[1].names == fewer.names
 
 
 ARGUMENTS = [  # wrong arguments, and what the one line says
-    ({"noise": 1.5}, "--noise 1.5: write a share"),
-    ({"band": "9-5"}, "--band 9-5: write two radii"),
-    ({"noise_kind": "erode-melt"}, "--noise-kind erode-melt: write one or several of"),
     ({"group": "("}, r"--group \(: no regular expression"),
-    ({"group": "a{99999999999}"}, "no regular expression"),
-    ({"group": "q"}, "--group q: not found in images/case0.png; it must match"),
-    ({"group": "images"}, "groups by --group: images; a split needs three"),
+    ({"group": "q"}, "--group q: must match in images/case0.png, too"),
+    ({"group": "images"}, "1 cases or groups: images; a split needs three"),
     ({"test_images": "images/{}.png"}, "--test-images and --test-masks go together"),
     ({"test_images": "images/{}.png", "test_masks": ["heart/{}.png"], "group": "c"}, "not with"),
     ({"test_images": "images/{}.png", "test_masks": ["a=heart/{}.png"]}, "test masks of a; "),
-    ({"clean": ["lungs=heart/{}.png"]}, "each pattern of --clean needs CLASS= of one"),
-    ({"exclude": "names.txt"}, "--exclude .*names.txt: 1 names, of no case: nobody; write"),
+    ({"clean": ["lungs=heart/{}.png"]}, "pattern of --clean needs CLASS= of one"),
+    ({"exclude": "names.txt"}, "--exclude .*names.txt: 1 names, of no case: nobody; 8 train"),
 ]
 
 
@@ -257,12 +205,11 @@ def test_arguments_are_checked_before_reading(wrong, message, folder, monkeypatc
         data.load(folder, **{**LOAD, **wrong})
 
 
-@pytest.mark.parametrize("source", ["phantoms:2", "phantoms:x", "phantoms:100000"])
-def test_phantoms_are_counted_and_take_no_patterns(source):
-    with pytest.raises(data.BadInput, match="write phantoms, or phantoms:N"):
-        data.read(source)
-    with pytest.raises(data.BadInput, match="without options for reading folders"):
-        data.read("phantoms:3", masks=["heart/{}.png"])
+@pytest.mark.parametrize("source, masks", [
+    ("phantoms:0", None), ("phantoms:x", None), ("phantoms:100000", None), ("phantoms:3", ["{}"])])
+def test_phantoms_are_counted_and_take_no_patterns(source, masks):
+    with pytest.raises(data.BadInput, match="write phantoms, or phantoms:N .* without options"):
+        data.read(source, masks=masks)
 
 
 def test_digest_tells_what_changed():
@@ -285,6 +232,3 @@ def test_progress_is_silent_for_two_seconds(terminal, expected, monkeypatch):
     monkeypatch.setattr(data.time, "monotonic", lambda: next(clock))
     assert list(data.progress("abcd", "reading")) == list("abcd")
     assert stream.getvalue() == expected
-    monkeypatch.setattr(sys, "stderr", None)  # as without a console
-    monkeypatch.setattr(data.time, "monotonic", lambda: 0)
-    assert list(data.progress([1, 2], "reading")) == [1, 2]

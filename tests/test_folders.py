@@ -3,9 +3,7 @@ import os
 import re
 import shlex
 import shutil
-import struct
 import unicodedata
-import zlib
 
 import numpy as np
 import pytest
@@ -21,6 +19,9 @@ PAGE = (ROOT / ".github" / "DATA.md").read_text(encoding="utf-8")
 def noise(i, size=64):
     """The image of case i: noise, no two alike."""
     return np.random.default_rng(i).integers(0, 256, (size, size)).astype(np.uint8)
+
+
+GRAY = noise(1)
 
 
 def disc(i, part="all", size=64):
@@ -41,11 +42,6 @@ def colored(mask, color):
     return mask[..., np.newaxis] * np.array(color, dtype=np.uint8)
 
 
-def two_colors(i, left, right):
-    """The disc of case i with one color on the left and another on the right."""
-    return colored(disc(i, "left"), left) + colored(disc(i, "right"), right)
-
-
 def write(path, array, palette=None, **options):
     """Write an array as an image; a bool mask as 0 and 255."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,10 +60,6 @@ def write_cases(root, numbers=NUMBERS, masks="heart"):
         write(root / f"{masks}/{i}.png", disc(i))
 
 
-def dice(a, b):
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
 def check(root, numbers=NUMBERS, classes=("foreground",), part="all", **reading):
     """Read a folder; every image must come with its own mask. Returns the Source."""
     source = data.read(root, **reading)
@@ -75,7 +67,8 @@ def check(root, numbers=NUMBERS, classes=("foreground",), part="all", **reading)
     for image, labels in zip(source.images, source.labels):
         distances = [np.abs(image - data.resize(noise(i), 256).astype(int)).sum() for i in numbers]
         i = numbers[int(np.argmin(distances))]
-        assert dice(labels.any(axis=0), data.resize(disc(i, part), 256)) > 0.98
+        mask = data.resize(disc(i, part), 256)
+        assert (labels.any(axis=0) ^ mask).sum() < 0.04 * mask.sum()
     return source
 
 
@@ -83,13 +76,6 @@ def check(root, numbers=NUMBERS, classes=("foreground",), part="all", **reading)
 
 VOC_PALETTE = [part for k in range(256) for part in (k, 7 * k % 256, 13 * k % 256)]
 LAYOUTS = {  # row of the table: how case i is written
-    "DRIVE": lambda i: {f"training/images/{i}_training.tif": noise(i),
-                        f"training/1st_manual/{i}_manual1.gif": disc(i)},
-    "HRF": lambda i: {f"images/{i}_dr.{'JPG' if i == 1 else 'jpg'}": noise(i),
-                      f"manual1/{i}_dr.tif": disc(i)},
-    "Montgomery": lambda i: {f"CXR_png/MCUCXR_{i}_0.png": noise(i),
-                             f"ManualMask/leftMask/MCUCXR_{i}_0.png": disc(i, "left"),
-                             f"ManualMask/rightMask/MCUCXR_{i}_0.png": disc(i, "right")},
     "DSB2018": lambda i: {f"stage1_train/id{i}/images/id{i}.png": noise(i),
                           f"stage1_train/id{i}/masks/a{i}.png": disc(i, "left"),
                           f"stage1_train/id{i}/masks/b{i}.png": disc(i, "right")},
@@ -98,9 +84,6 @@ LAYOUTS = {  # row of the table: how case i is written
                        f"benign/benign ({i})_mask_1.png": disc(i, "right")},
     "VOC 2012": lambda i: {f"JPEGImages/2007_{i}.jpg": noise(i), f"JPEGImages/x{i}.jpg": noise(i),
                            f"SegmentationClass/2007_{i}.png": two_values(i, 8, 12)},
-    "CVAT, segmentation mask": lambda i: {
-        f"JPEGImages/{i}.jpg": noise(i),
-        f"SegmentationClass/{i}.png": colored(disc(i), (0x80, 0x40, 0x80))},
     "Kvasir-SEG": lambda i: {f"images/cju{i}.jpg": noise(i), f"masks/cju{i}.jpg": disc(i)},
 }
 
@@ -118,14 +101,10 @@ def test_public_data_sets_are_read_with_the_patterns_of_the_page(row, tmp_path):
           skip_unpaired="--skip-unpaired" in options)
 
 
-def test_page_has_a_line_for_each_data_set():
-    for name in ("Carvana ISIC CHASE_DB1 DRIVE HRF STARE Montgomery Shenzhen DSB2018 BUSI LGG CVC "
-                 "Kvasir VOC CVAT nnU-Net Supervisely JSRT").split():
-        assert re.search(rf"^\| {name}", PAGE, re.MULTILINE), name
+def test_all_patterns_of_the_page_are_patterns():
     for options in re.findall(r"^\| .* \| `--images (.*)` \|$", PAGE, re.MULTILINE):
-        data.parse_pattern(shlex.split(options)[0], is_image=True)
-        for text in shlex.split(options)[2:]:
-            assert text == "--skip-unpaired" or data.parse_pattern(text)
+        for text in shlex.split(options):
+            assert text.startswith("--") or data.parse_pattern(text)
 
 
 def test_jsrt_archives_are_read_as_they_unzip(tmp_path):
@@ -145,7 +124,7 @@ def test_jsrt_archives_are_read_as_they_unzip(tmp_path):
     assert source.classes == data.CLASSES and source.names == ["JPCLN0", "JPCLN1", "JPCLN2"]
     assert source.shapes == [(2048, 2048)] * 3
     assert np.abs(source.images.astype(int) - images).mean() < 3
-    assert dice(source.labels, masks) > 0.97
+    assert (source.labels ^ masks).sum() < 0.05 * masks.sum()
 
 
 # ------------------------------------------------------------------------- patterns and the pairing
@@ -157,9 +136,7 @@ def test_default_folder_comes_back_as_written(tmp_path):
         write(tmp_path / f"images/{name}.png", images[i])
         for c, organ in enumerate(("lungs", "heart", "aorta")):
             write(tmp_path / f"{organ}/{name}.bmp", masks[i, c])
-    for hidden in (".git/x.png", "images/.DS_Store", "heart/Thumbs.db"):
-        (tmp_path / hidden).parent.mkdir(exist_ok=True)
-        (tmp_path / hidden).write_text("x")
+    (tmp_path / "images/.DS_Store").write_text("x")
     source = data.read(tmp_path)
     assert source.classes == ("lungs", "heart", "aorta") and source.names == ["9", "a", "b", "C"]
     order = [names.index(name) for name in source.names]
@@ -173,8 +150,6 @@ def test_default_folder_comes_back_as_written(tmp_path):
     ("{}/image.png", "{}/{}_mask.png", "p{}/image.png", "p{}/p{}_mask.png"),
     ("raw\\{}.jpg", "./heart/{}.PNG", "raw/{}.JPG", "heart/{}.png"),
     ("../in/raw/{}.png", "../m/{}.png", "raw/{}.png", "../m/{}.png"),
-    ("{}.png", "{}_m.png", "{}.png", "{}_m.png"),
-    ("[x] +/{}.png", "m/{}.png", "[x] +/{}.png", "m/{}.png"),
 ])
 def test_patterns_find_their_files(images, masks, image_file, mask_file, tmp_path):
     for i in NUMBERS:
@@ -186,32 +161,18 @@ def test_patterns_find_their_files(images, masks, image_file, mask_file, tmp_pat
 def test_absolute_patterns_and_accents_of_both_kinds(tmp_path):
     for i in NUMBERS:
         write(tmp_path / "in" / unicodedata.normalize("NFD", f"images/é{i}.png"), noise(i))
-        write(tmp_path / unicodedata.normalize("NFD", "à") / f"é{i}.png", disc(i))
+        write(tmp_path / unicodedata.normalize("NFC", f"à/é{i}.png"), disc(i))
     source = check(tmp_path / "in", classes=("a",), masks=[f"a={tmp_path}/à/{{}}.png"])
     assert source.names[0] == unicodedata.normalize("NFC", "é1")
 
 
-@pytest.mark.parametrize("text, name, path, value", [
-    ("m/{}.png", "foreground", "m/{}.png", None),
-    ("heart=m/{}.png", "heart", "m/{}.png", None),
-    ("m/{}.png=85", "foreground", "m/{}.png", "85"),
-    ("heart=a=b/{}_c=d.png=1-", "heart", "a=b/{}_c=d.png", "1-"),
-    ("vessels=Image_{}_1.png=#804080", "vessels", "Image_{}_1.png", "#804080"),
-])
-def test_class_and_value_are_split_from_the_path(text, name, path, value):
-    assert data.parse_pattern(text) == data.Pattern(text, path, name, value)
-
-
-def test_files_that_fit_no_pattern_are_counted_and_hidden_ones_are_not(tmp_path, capsys):
+def test_summary_shows_what_was_read(tmp_path, capsys):
     write_cases(tmp_path)
-    write(tmp_path / "images/7.bmp", noise(7))
-    (tmp_path / "heart/config.json").write_text("{}")
-    (tmp_path / "heart/.hidden").write_text("")
-    check(tmp_path, images="images/{}.png", masks=["heart/{}.png"])
-    out = capsys.readouterr().out
-    assert "2 file(s) that fit no pattern: heart/config.json, images/7.bmp\n" in out
-    assert "3 cases, height and width (64, 64) to (64, 64)" in out
-    assert "foreground of 1: heart/1.png; values in heart/{}.png: 0, 255" in out
+    check(tmp_path, masks=["heart/{}.png"])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}: 3 cases, height and width (64, 64) to (64, 64)", "  image: images/1.png",
+        "  heart/{}.png: values 0, 255, as in heart/1.png",
+        "  foreground: 12.6% of the pixels, 0 empty masks"]
 
 
 def test_unpaired_files_are_left_out_on_request(tmp_path, capsys):
@@ -220,10 +181,10 @@ def test_unpaired_files_are_left_out_on_request(tmp_path, capsys):
         (tmp_path / f"heart/{i}.png").unlink()
     (tmp_path / "images/14.png").unlink()
     with pytest.raises(data.BadInput, match=r"12 image\(s\) without heart=heart/{}.\*: 0, 1, 10.* "
-                       r"and 2 more; 1 mask.*without image: 14; .* --skip-unpaired"):
+                       r"and 2 more, 1 mask.*without image: 14; .* --skip-unpaired"):
         data.read(tmp_path)
     assert check(tmp_path, (12, 13), ("heart",), skip_unpaired=True).names == ["12", "13"]
-    assert "12 image(s) without heart=heart/{}.*: 0, 1, 10" in capsys.readouterr().out
+    assert "left out: 12 image(s) without heart=heart/{}.*: 0, 1, 10" in capsys.readouterr().out
 
 
 def test_images_without_masks_and_a_single_image(tmp_path):
@@ -231,44 +192,26 @@ def test_images_without_masks_and_a_single_image(tmp_path):
     source, cases = data.load_all(tmp_path, 64)
     assert source.labels is None and cases is None and source.shapes == [(40, 64)]
     write(tmp_path / "heart/1.png", np.zeros((40, 64), bool))
-    source, cases = data.load_all(tmp_path, 64)
+    cases = data.load_all(tmp_path, 64)[1]
     assert cases.labels.shape == (1, 1, 64, 64) and not cases.known
-    source, cases = data.load_all(tmp_path, 64, images="images/{}.png")
-    assert source.labels is None
-    assert data.load_all("phantoms:4", 64)[1].known
 
 
 # --------------------------------------------------------------------------- values of masks
 
 def alpha_mask(i):
     """White paper with the disc in it, transparent outside."""
-    rgba = np.full((64, 64, 4), 255, np.uint8)
-    rgba[..., 3] = disc(i) * np.uint8(255)
-    return rgba
-
-
-def soft(mask):
-    """A mask with soft edges: the mean over 5 x 5 pixels, 0 to 255."""
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, 2, mode="edge"), (5, 5))
-    return np.rint(255 * windows.mean(axis=(2, 3))).astype(np.uint8)
+    return np.dstack([np.full((64, 64, 3), 255, np.uint8), disc(i) * np.uint8(255)])
 
 
 VALUES = [  # =VALUE, the mask of case i, and the part of the disc that it means
-    ("", lambda i: disc(i) * np.uint8(7), "all"),
-    ("", lambda i: disc(i).astype(np.float32), "all"),
     ("", lambda i: disc(i).astype(np.uint16) * 40000, "all"),
     ("", lambda i: colored(disc(i), (255, 0, 0)), "all"),
     ("", alpha_mask, "all"),
     ("=85", lambda i: two_values(i, 85, 170), "left"),
     ("=100-200", lambda i: two_values(i, 85, 170), "right"),
-    ("=1-", lambda i: two_values(i, 1, 200), "all"),
-    ("=128-", lambda i: soft(disc(i)), "all"),
     ("=0", lambda i: ~disc(i), "all"),
     ("=#804080", lambda i: colored(disc(i, "left"), (128, 64, 128)), "left"),
     ("=#808080", lambda i: two_values(i, 128, 64), "left"),
-    ("=128", lambda i: two_colors(i, (128, 128, 128), (128, 0, 0)), "left"),
-    ("=1-", lambda i: two_colors(i, (9, 0, 0), (7, 7, 7)), "all"),
-    ("=128-", lambda i: two_colors(i, (0, 0, 90), (0, 0, 200)), "right"),
 ]
 
 
@@ -289,165 +232,92 @@ def test_a_palette_with_colors_counts_indices_or_colors_and_a_gray_one_grays(tmp
         check(tmp_path, part="left", masks=[text])
 
 
-def test_values_of_no_class_are_named(tmp_path, capsys):
-    for i in NUMBERS:
-        write(tmp_path / f"images/{i}.png", noise(i))
-        write(tmp_path / f"labels/{i}.png", two_values(i, 50, 85) + (noise(i) == 0) * np.uint8(1))
-    data.read(tmp_path, masks=["heart=labels/{}.png=85", "a=labels/{}.png=51-60"])
-    assert "background in labels/{}.png, values of no class: 1, 50" in capsys.readouterr().out
-
-
 # ------------------------------------------------------------------------------------------ formats
 
-def write_turned(path, shown, tag):
-    """Write an image that shows `shown` after the rotation of its EXIF tag."""
-    exif = Image.Exif()
-    exif[data.ORIENTATION] = tag
-    stored = shown[::-1, ::-1] if tag == 3 else np.rot90(shown)
-    write(path, np.ascontiguousarray(stored), exif=exif, quality=100)
-
-
 @pytest.mark.parametrize("tag", [3, 6])
-@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-def test_images_and_masks_are_turned_as_their_tags_say(tag, ending, tmp_path, capsys):
-    for i in NUMBERS:
-        write_turned(tmp_path / f"images/{i}.{ending}", noise(i), tag)
-        write_turned(tmp_path / f"masks/{i}.png", disc(i), tag)
-    check(tmp_path)
-    assert "6 file(s) turned as their EXIF tag says; " in capsys.readouterr().out
-
-
-def test_a_faulty_exif_block_is_no_obstacle(tmp_path):
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
+def test_images_and_masks_are_turned_as_their_tags_say(tag, ending, tmp_path):
     exif = Image.Exif()
-    exif[data.ORIENTATION] = 3
-    block = exif.tobytes()
-    first = block.index(b"\0\1")  # the number of tags: make room for a resolution that is a text
-    block = block[:first] + b"\0\2" + block[first + 2:first + 14]
-    block += struct.pack(">HHI4s", 0x011A, 2, 3, b"72\0\0") + bytes(4)
-    write(tmp_path / "x.jpg", noise(1), exif=block, quality=100)
-    image = data.read_image(str(tmp_path / "x.jpg"), data.Counter())
-    assert np.abs(image - noise(1)[::-1, ::-1].astype(int)).mean() < 3
+    exif[0x0112] = tag
+    for i in NUMBERS:
+        for path, shown in ((f"images/{i}.{ending}", noise(i)), (f"masks/{i}.png", disc(i))):
+            stored = np.rot90(shown, 2 if tag == 3 else 1)
+            write(tmp_path / path, np.ascontiguousarray(stored), exif=exif, quality=100)
+    check(tmp_path)
 
 
-GRAY = noise(1)
-FORMATS = {  # file: what is written, and with which options
-    "rgb.png": (np.stack([GRAY] * 3, axis=-1), {}),
-    "rgba.png": (np.stack([GRAY] * 3 + [np.full_like(GRAY, 9)], axis=-1), {}),
-    "palette.gif": (GRAY, {}), "x.bmp": (GRAY, {}), "x.tif": (GRAY, {}), "x.ppm": (GRAY, {}),
-    "x.webp": (GRAY, {"lossless": True}),
+FORMATS = {  # file: the image, what is read, and how it is saved
+    "rgb.png": (np.dstack([GRAY] * 3), GRAY, {}),
+    "rgba.png": (np.dstack([GRAY] * 3 + [np.full_like(GRAY, 9)]), GRAY, {}),
+    "colors.png": (np.dstack([noise(1), noise(2), noise(3)]),
+                   np.rint((noise(1).astype(float) + noise(2) + noise(3)) / 3), {}),
+    "palette.gif": (GRAY, GRAY, {}),
+    "x.webp": (GRAY, GRAY, {"lossless": True}),
 }
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_gray_images_of_every_format_keep_their_values(name, tmp_path):
-    array, options = FORMATS[name]
+def test_images_of_every_format_are_read_as_gray(name, tmp_path):
+    array, expected, options = FORMATS[name]
     write(tmp_path / name, array, **options)
-    assert np.array_equal(data.read_image(str(tmp_path / name), data.Counter()), GRAY)
+    assert np.array_equal(data.read_image(str(tmp_path / name)), expected)
 
 
-def test_colors_are_averaged_and_cmyk_is_no_negative(tmp_path):
-    write(tmp_path / "x.png", np.stack([noise(1), noise(2), noise(3)], axis=-1))
-    expected = np.rint((noise(1).astype(float) + noise(2) + noise(3)) / 3)
-    assert np.array_equal(data.read_image(str(tmp_path / "x.png"), data.Counter()), expected)
-    Image.fromarray(soft(disc(1))).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
-    image = data.read_image(str(tmp_path / "x.jpg"), data.Counter())
-    assert np.abs(image.astype(int) - soft(disc(1))).max() < 10
-
-
-@pytest.mark.parametrize("outlier", [None, 60000, -32768])
-def test_deep_images_keep_their_grays_whatever_their_padding(outlier, tmp_path):
-    deep = noise(1).astype(np.int32) * 4 + 1000
-    if outlier is not None:
-        deep[:4] = outlier
-    notes = data.Counter()
+@pytest.mark.parametrize("padding", [60000, -32768])
+def test_deep_images_keep_their_grays_whatever_their_padding(padding, tmp_path):
+    deep = GRAY.astype(np.int32) * 4 + 1000
+    deep[:4] = padding
     write(tmp_path / "x.tif", deep)
-    image = data.read_image(str(tmp_path / "x.tif"), notes)
-    assert np.abs(image[4:].astype(int) - noise(1)[4:]).max() <= 3 and "more than 8" in str(notes)
+    image = data.read_image(str(tmp_path / "x.tif"))
+    assert np.abs(image[4:].astype(int) - GRAY[4:]).max() <= 3
 
 
 # -------------------------------------------------------------------------- bad folders: one table
 
-def write_png16(path, colors):
-    """Write a PNG of 16-bit colors (H, W, 3), which Pillow cannot."""
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(
-            ">I", zlib.crc32(kind + content))
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
-    header = struct.pack(">IIBBBBB", *colors.shape[1::-1], 16, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-
-
-def write_pages(path):
-    Image.fromarray(GRAY).save(path, save_all=True, append_images=[Image.fromarray(noise(2))])
+def two_pages(root):
+    pages = [Image.fromarray(noise(i)) for i in (1, 2)]
+    pages[0].save(root / "heart/1.tif", save_all=True, append_images=pages[1:])
 
 
 def for_all(change):
-    """What changes the heart mask of every case."""
-    def apply(root):
-        for i in NUMBERS:
-            write(root / f"heart/{i}.png", change(disc(i)))
-    return apply
+    return lambda root: [write(root / f"heart/{i}.png", change(disc(i))) for i in NUMBERS]
 
 
 def replace(old, new, array=GRAY):
-    """What replaces a file by another one."""
-    def apply(root):
-        (root / old).unlink()
-        write(root / new, array)
-    return apply
+    return lambda root: [(root / old).unlink(), write(root / new, array)]
 
 
 def rename(old, new):
     return lambda root: (root / old).rename(root / new)
 
 
-CYAN = np.stack([255 * disc(1), 0 * disc(1), 255 * ~disc(1)], axis=-1).astype(np.uint8)
 PNG = ("images/{}.png", ["heart/{}.png"])
 BAD = [  # what is done to a good folder, --images and --masks, and what the one line must say
     (shutil.rmtree, None, "no such folder; write one, or phantoms"),
-    (rename("images", "img"), None, "no folder images/, but heart, img; write --images"),
-    (lambda root: (root / "lungs").mkdir(), None, r"lungs=lungs/{}.\* fits no file"),
+    (rename("images", "img"), None, r"images/{}.\* fits no file; there are heart, img; see --im"),
     (rename("heart/1.png", "heart/3.png"), PNG,
-     r"1 image\(s\) without heart/{}.png: 1; 1 mask\(s\) heart/{}.png without image: 3; .*--skip"),
-    (lambda root: write(root / "images/1.TIF", GRAY), None,
-     "several images for the case 1: images/1.TIF, images/1.png; write more"),
+     r"1 image\(s\) without heart/{}.png: 1, 1 mask\(s\) without image: 3; .*--skip"),
+    (lambda root: write(root / "images/1.TIF", GRAY), None, "several images: 1; correct --images"),
     (rename("images/1.png", "images/p_1_2.png"), ("images/{}_*.png", ["heart/{}.png"]),
      "finds two names in images/p_1_2.png: p and p_1; write more of the name"),
     (None, ("images/*.png", ["heart/{}.png"]), r"images/\*.png: write {} for the name"),
     (None, ("im/{}.png", ["heart/{}.png"]), "im/{}.png fits no file; there are heart, images"),
-    (None, ("images/{}.jpg", ["heart/{}.png"]), "fits no file; there are images/1.png, .*--images"),
-    (None, ("images/{}.png", ["heart/{}.png=a"]), "=a is no value; write a number .* or a color"),
+    (None, ("images/{}.png", ["heart/{}.png=a"]), "{}.png=a: .* is a number .* or a color"),
     (None, ("images/{}.png", ["average=heart/{}.png"]), "none may be called average"),
-    (None, ("images/{}.png", None), "masks of no class.* name .* --masks"),
-    (None, ("images/{}.png", ["heart/{}.png=85"]), "every mask of foreground is empty or full"),
-    (lambda root: (root / "images/1.png").write_bytes(b""), None, "1.png: cannot be read .*; repl"),
+    (None, ("images/{}.png", None), "masks of none.* name .* --masks"),
     (lambda root: os.truncate(root / "images/1.png", 300), None, "1.png: cannot be read .*; repl"),
-    (rename("images/1.png", "images/1.img"), None, "1.img: cannot be read as an image"),
-    (rename("images/1.png", "images/1.dcm"), None, "1.dcm: .dcm is a volume, .*; export slices"),
-    (lambda root: [rename("images/1.png", "images/1.nii.gz")(root),
-                   rename("heart/1.png", "heart/1.nii.png")(root)], None, "nii.gz: .nii.gz is a v"),
     (replace("images/1.png", "images/1.tif", np.full((64, 64), np.nan, np.float32)), None, "NaN"),
-    (replace("images/1.png", "images/1.png", CYAN), None,
-     "images/1.png: constant once converted to gray; replace"),
-    (lambda root: write_png16(root / "images/1.png", np.stack([GRAY * 9] * 3, -1)), None,
-     "images/1.png: colors of 16 bits, .*; save it with 8"),
-    (lambda root: write_pages(root / "heart/1.tif"), None, "1.tif: 2 pages in one file; save each"),
+    (replace("images/1.png", "images/1.png", 0 * GRAY), None, "1.png: constant once .*; replace"),
+    (two_pages, None, "1.tif: 2 pages in one file; save each"),
     (replace("heart/1.png", "heart/1.png", disc(1)[:40]), None,
      r"heart/1.png: height and width \(40, 64\), but \(64, 64\) in the image.*; make them alike"),
     (replace("heart/1.png", "heart/1.png", two_values(1, 3, 9)), None,
-     r"1.png: values 0, 3, 9 in heart=heart/{}.\*, not 0 and one other; .*=1- .*=128- .*CLASS="),
+     r"1.png: values 0, 3, 9 in heart=heart/{}.\*, not 0 and one other; .*=1- .*=128- .*=VALUE"),
     (replace("heart/1.png", "heart/1.png", two_values(1, 7, 7)), None, "10.png: values 0, 7, 255"),
-    (replace("heart/1.png", "heart/1.png", disc(1) + np.uint8(1)), None, "1.png: values 1, 2 in"),
-    (replace("heart/1.png", "heart/1.png", two_colors(1, (1, 2, 3), (9, 9, 9))), None,
-     "values 0, 9, #010203 in"),
     (for_all(np.invert), None, "masks of heart seem inverted, .*; write heart=heart/{}.*=0 if th"),
     (for_all(np.zeros_like), None, "every mask of heart is empty or full; correct the masks"),
     (replace("heart/1.png", "heart/1.jpg"), None, "1.jpg: JPEG and WebP blur the values.*=128-"),
-    (replace("heart/1.png", "heart/1.webp"), ("images/{}.png", ["heart/{}.*=255"]), "blur the val"),
     (replace("heart/1.png", "heart/1.jpg"), ("images/{}.png", ["heart/{}.*=1-"]), "blur the val"),
-    (lambda root: [(root / f"{name}/1.png").unlink() for name in ("images", "heart")], None,
-     "2 cases.*: 0, 1; a split needs three"),
 ]
 
 
@@ -461,14 +331,3 @@ def test_bad_folders_are_refused_in_one_line(damage, patterns, message, tmp_path
     with pytest.raises(data.BadInput, match=message) as error:
         data.load(root, 64, 0, "5-13", 0, images=images, masks=masks)
     assert "\n" not in str(error.value)
-
-
-def test_a_broken_link_is_an_error_and_very_large_images_are_not(tmp_path, recwarn):
-    write_cases(tmp_path)
-    (tmp_path / "images/1.png").unlink()
-    (tmp_path / "images/1.png").symlink_to(tmp_path / "not fetched")
-    with pytest.raises(data.BadInput, match="1.png: cannot be read"):
-        data.read(tmp_path)
-    Image.new("1", (20000, 10000)).save(tmp_path / "x.png")
-    assert data.open_image(str(tmp_path / "x.png"), None).size == (20000, 10000)
-    assert not recwarn.list

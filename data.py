@@ -14,6 +14,7 @@ import re
 import sys
 import time
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -247,6 +248,13 @@ def value_range(value):
     return int(low), int(high) if high else math.inf
 
 
+def list_files(root, pattern):
+    """List what lies in the folders of a pattern, as paths below root; no hidden files."""
+    folders = os.path.dirname(pattern.path).replace("{}", "*")
+    paths = glob.glob(os.path.join(folders, "*"), root_dir=root)
+    return sorted(path.replace(os.sep, "/") for path in paths)
+
+
 def match_files(root, pattern, taken):
     """Return {name of a case in NFC: [paths]} of files that fit a pattern and are not `taken`."""
     text = re.sub(r"\\\.\\\*$", r"\.[^./]+", re.escape(pattern.path))  # a final .* is any ending
@@ -254,11 +262,8 @@ def match_files(root, pattern, taken):
     text = text.replace(r"\*", "[^/]*")
     shortest = re.compile(text, re.IGNORECASE)
     longest = re.compile(text.replace("+?", "+").replace("*", "*?"), re.IGNORECASE)
-    folders = os.path.dirname(pattern.path).replace("{}", "*")
-    paths = sorted(glob.glob(os.path.join(folders, "*"), root_dir=root))
-    cases = {}
-    for path in paths:
-        file = path.replace(os.sep, "/")
+    files, cases = list_files(root, pattern), {}
+    for file in files:
         if file in taken or not shortest.fullmatch(file):
             continue
         name, other = shortest.fullmatch(file)["case"], longest.fullmatch(file)["case"]
@@ -268,7 +273,7 @@ def match_files(root, pattern, taken):
         cases.setdefault(unicodedata.normalize("NFC", name), []).append(file)
     if not cases:
         raise BadInput(f"{root}: {pattern.text} fits no file; there are "
-                       f"{listed(paths or os.listdir(root))}; see --images and --masks")
+                       f"{listed(files or os.listdir(root))}; see --images and --masks")
     return cases
 
 
@@ -315,6 +320,12 @@ def find(data, images=None, masks=None, skip_unpaired=False, clean=None):
             found[pattern] = match_files(root, pattern, taken)
         for pattern in patterns:
             taken.update(*found[pattern].values())
+    beside = set()
+    for pattern in found:
+        beside.update(list_files(root, pattern))
+    beside = [file for file in beside - taken if os.path.isfile(os.path.join(root, file))]
+    if beside:
+        print(f"{len(beside)} file(s) that fit no pattern: {listed(beside)}")
     masks = {pattern: found[pattern] for pattern in masks}
     clean = {pattern: found[pattern] for pattern in clean}
     names = pair(root, found[image], masks, skip_unpaired)
@@ -350,8 +361,11 @@ def pair(root, images, masks, skip_unpaired):
 
 # ------------------------------------------------------------- folders: from files to arrays
 
-def open_image(path):
-    """Open an image file, turned as its EXIF tag says; refuse what Pillow cannot read whole."""
+def open_image(path, notes):
+    """Open an image file, turned as its EXIF tag says; refuse what Pillow cannot read whole.
+
+    notes: a Counter of sentences for the summary.
+    """
     try:
         if path.lower().endswith(".img"):  # JSRT: 16 bits of which 12 are used, high is dark
             raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
@@ -359,7 +373,8 @@ def open_image(path):
         # BytesIO: Pillow garbles gray TIFFs with a rotation tag if it opens them by path.
         with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
             pages = getattr(image, "n_frames", 1)
-            image.getexif()
+            is_deep = ";16" in str(image.tile)
+            is_turned = image.getexif().get(0x0112, 1) in range(2, 9)  # the tag of a rotation
             image.load()
             image.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
             ImageOps.exif_transpose(image, in_place=True)
@@ -368,6 +383,11 @@ def open_image(path):
         raise BadInput(f"{path}: cannot be read as an image ({reason}); replace by PNG") from None
     if pages > 1 and image.format != "MPO":  # phones put a second view into a JPEG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
+    if is_deep and image.mode in ("RGB", "RGBA", "LA"):
+        raise BadInput(f"{path}: colors of 16 bits, of which Pillow keeps 8; save it with 8 bits")
+    if is_turned:
+        notes["file(s) turned as their EXIF tag says; if masks were drawn on unturned pixels, "
+              "strip the tag"] += 1
     return image
 
 
@@ -379,9 +399,9 @@ def to_array(image):
     return colors[..., 0] if (colors == colors[..., :1]).all() else colors
 
 
-def read_image(path):
+def read_image(path, notes):
     """Read an image file as gray (H, W) uint8, whatever its colors and depth."""
-    gray = to_array(open_image(path))
+    gray = to_array(open_image(path, notes))
     if gray.ndim == 3:
         gray = gray.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
     low, high = gray.min(), gray.max()
@@ -407,9 +427,9 @@ def spell(number):
     return f"#{int(number) - COLOR:06x}" if number >= COLOR else f"{number:g}"
 
 
-def read_mask(path, pattern, seen):
+def read_mask(path, pattern, seen, notes):
     """Read a mask file as bool (H, W); add its values to `seen`, those of its pattern so far."""
-    image, value = open_image(path), pattern.value or ""
+    image, value = open_image(path, notes), pattern.value or ""
     if image.format in ("JPEG", "MPO", "WEBP"):
         if "-" not in value or 0 < value_range(value)[0] < 32:
             raise BadInput(f"{path}: JPEG and WebP blur the values of a mask; end the pattern with "
@@ -434,13 +454,13 @@ def read_mask(path, pattern, seen):
     return numbers != 0
 
 
-def read_masks(root, matches, name, shape, seen):
+def read_masks(root, matches, name, shape, seen, notes):
     """Return {class: bool (H, W)} of a case: the union of its files."""
     united = {}
     for pattern, cases in matches.items():
         for file in cases.get(name, []):
             path = os.path.join(root, file)
-            mask = read_mask(path, pattern, seen[pattern])
+            mask = read_mask(path, pattern, seen[pattern], notes)
             stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
             before = united.get(pattern.name, mask)
             if abs(stretch - 1) > 0.01 or before.shape != mask.shape:
@@ -459,18 +479,21 @@ def read_found(found):
     images = np.empty((len(names), GRID, GRID), dtype=np.uint8)
     labels = np.empty((len(names), len(classes), GRID, GRID), dtype=bool)
     clean = labels.copy() if found.clean else None
-    shapes, seen = [], {pattern: set() for pattern in [*found.masks, *found.clean]}
+    shapes, notes = [], Counter()
+    seen = {pattern: set() for pattern in [*found.masks, *found.clean]}
     for i, name in enumerate(progress(names, "reading cases")):
-        image = read_image(os.path.join(root, paths[i]))
+        image = read_image(os.path.join(root, paths[i]), notes)
         images[i] = resize(image, GRID)
         shapes.append(image.shape)
-        masks = read_masks(root, found.masks, name, image.shape, seen)
-        redrawn = masks | read_masks(root, found.clean, name, image.shape, seen)
+        masks = read_masks(root, found.masks, name, image.shape, seen, notes)
+        redrawn = read_masks(root, found.clean, name, image.shape, seen, notes)
         for c, class_name in enumerate(classes):
             labels[i, c] = resize(masks[class_name], GRID)
             if found.clean:
-                clean[i, c] = resize(redrawn[class_name], GRID)
+                clean[i, c] = resize(redrawn.get(class_name, masks[class_name]), GRID)
     print_summary(found, shapes, labels, seen)
+    for note, count in notes.items():
+        print(f"  {count} {note}")
     return Source(classes, names, images, labels if classes else None, shapes, paths, clean)
 
 

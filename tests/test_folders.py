@@ -331,3 +331,11 @@ def test_bad_folders_are_refused_in_one_line(damage, patterns, message, tmp_path
     with pytest.raises(data.BadInput, match=message) as error:
         data.load(root, 64, 0, "5-13", 0, images=images, masks=masks)
     assert "\n" not in str(error.value)
+
+
+def test_files_that_fit_no_pattern_are_told(tmp_path, capsys):
+    images, masks = data.phantoms(4, size=64)
+    write_folder(tmp_path, images, heart=masks[:, 1])
+    (tmp_path / "images" / "case9.ppm").write_bytes(b"")
+    data.read(tmp_path, "images/{}.png", ["heart=heart/{}.png"])
+    assert "1 file(s) that fit no pattern: images/case9.ppm" in capsys.readouterr().out

@@ -4,13 +4,14 @@ import re
 import shlex
 import shutil
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import data
-from conftest import ROOT
+from conftest import ROOT, write_folder
 
 NUMBERS = (1, 2, 10)  # three cases; 1 is not 10
 PAGE = (ROOT / ".github" / "DATA.md").read_text(encoding="utf-8")
@@ -260,7 +261,7 @@ FORMATS = {  # file: the image, what is read, and how it is saved
 def test_images_of_every_format_are_read_as_gray(name, tmp_path):
     array, expected, options = FORMATS[name]
     write(tmp_path / name, array, **options)
-    assert np.array_equal(data.read_image(str(tmp_path / name)), expected)
+    assert np.array_equal(data.read_image(str(tmp_path / name), Counter()), expected)
 
 
 @pytest.mark.parametrize("padding", [60000, -32768])
@@ -268,7 +269,7 @@ def test_deep_images_keep_their_grays_whatever_their_padding(padding, tmp_path):
     deep = GRAY.astype(np.int32) * 4 + 1000
     deep[:4] = padding
     write(tmp_path / "x.tif", deep)
-    image = data.read_image(str(tmp_path / "x.tif"))
+    image = data.read_image(str(tmp_path / "x.tif"), Counter())
     assert np.abs(image[4:].astype(int) - GRAY[4:]).max() <= 3
 
 

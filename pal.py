@@ -21,7 +21,7 @@ import torch.nn.functional as F
 def standardize(images):
     """Scale each channel of each image to mean 0 and standard deviation 1: (N, channels, ...).
 
-    Takes any dtype, returns float of the same shape. The paper does not say how it scales images.
+    Takes any dtype, returns float32 of the same shape. The paper does not say how it scales images.
     """
     images = images.float()
     deviation, mean = torch.std_mean(images, dim=tuple(range(2, images.ndim)), keepdim=True)
@@ -142,8 +142,8 @@ def sample_losses(logits, labels):
 
     loss = BCE + 1 - (2 |p y| + 1) / (|p| + |y| + 1),  p = sigmoid(logit), y the label, |.| a sum
 
-    The paper names no loss. Before shapes are learned, BCE is lower for small labels and soft Dice
-    loss for large ones (once background is predicted); their sum misleads the QAM less.
+    The paper names no loss. Before shapes are learned, BCE is lower for small labels (once mostly
+    background is predicted) and soft Dice loss for large ones; their sum misleads the QAM less.
     """
     check_precision("logits", logits)
     check_shape("labels", labels, logits.shape)
@@ -171,7 +171,7 @@ def quality_weights(scores, lam=2.0):
     check_precision("scores", scores)
     check_shape("scores", scores, (scores.numel(),))  # one axis
     if lam is not None:
-        if not lam >= 0:
+        if not 0 <= lam < float("inf"):
             raise ValueError(f"lambda is {lam}: 0 or more is needed, or None for no bound")
         scores = overfitting_control(scores, lam)
     return torch.softmax(scores, dim=0)
@@ -186,11 +186,12 @@ def area_trend(losses, labels, scores):
     (N, classes, 1, 1). scores: raw t (N,), whose weights for lambda = 2 keep bad labels from
     bending the line. With these weights the trend's mean is 0.
 
-    Limits. The trend explains any two labels entirely, and the only one of another area. Of the gap
-    in loss between good and bad labels it leaves 0.85 to 0.98 in mini-batches of 16 and 0.70 to
-    0.94 in those of 8 (means of 1,000 draws with 1 to 12 good labels), at worst next to nothing:
-    hence the default of 16. If all empty labels are omissions, the QAM cannot see it, although the
-    losses tell. Areas within 1e-6 of each other count as equal.
+    Limits. The trend explains any two labels entirely, the only one of another area, and the only
+    empty one of a class; if all empty labels are omissions, the QAM cannot see it, although the
+    losses tell. If bad labels are all too large, or all too small, area and quality are one thing
+    to the line: until the scores tell them apart, it hides half of the gap in loss or more. The
+    smaller the mini-batch, the more it hides: hence the default of 16. Areas within 1e-6 of each
+    other count as equal.
     """
     losses = per_class(losses.detach())
     areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the image
@@ -254,16 +255,18 @@ def pick_and_learn(losses, labels, scores, lam=2.0):
 # ------------------------------------------------------------------- lambda from the labels' losses
 
 def two_groups(losses):
-    """Split losses (N,) > 0 into two groups: Otsu's threshold (1979) on their logarithms.
+    """Split losses (N,) into two groups: Otsu's threshold (1979) on their logarithms.
 
     Returns the share of the upper group, and the share of the variance that the split explains,
     both 0..1. A uniform distribution gives 3/4, a normal one 2 / pi = 0.64, two distant groups 1.
+    The lower group has a twentieth of the labels or more: one tiny loss makes no group.
     """
-    logs = losses.double().log().sort().values
+    logs = losses.double().clamp_min(1e-6).log().sort().values
     count = torch.arange(1, len(logs), dtype=logs.dtype, device=logs.device)  # in the lower group
     lower = logs.cumsum(dim=0)[:-1] / count
     upper = (logs.sum() - count * lower) / (len(logs) - count)
     between = count * (len(logs) - count) * (upper - lower).square() / len(logs) ** 2
+    between[count < len(logs) / 20] = 0
     best = between.argmax()
     explained = between[best] / logs.var(correction=0).clamp_min(1e-12)
     return 1 - count[best].item() / len(logs), explained.item()
@@ -276,12 +279,14 @@ def rejected_share(losses):
     class says nothing about this label, as where label and prediction are both empty. Not in the
     paper. If `two_groups` explains less than 3/4 of the variance, there are no two groups. The true
     share is only seen through the losses: mild noise reads too low, and unusual images count.
-    ValueError for fewer than two labels; fewer than 60 often show two groups by chance.
+    ValueError for fewer than two labels, or infinite losses. Fewer than 60 labels often show two
+    groups by chance.
     """
     losses = per_class(losses.detach())
     known = losses[~losses.isnan().all(dim=1)]  # labels that some class says something about
-    if len(known) < 2:
-        raise ValueError(f"{len(known)} labels with losses: two or more are needed")
+    known = known[:, ~known.isnan().all(dim=0)]  # classes that say something about some label
+    if len(known) < 2 or known.isinf().any():
+        raise ValueError(f"losses of {len(known)} labels: two or more, finite ones, are needed")
     mean_of_class = known.nanmean(dim=0)
     share, explained = two_groups(torch.where(known.isnan(), mean_of_class, known).mean(dim=1))
     if explained < 0.75:
@@ -296,7 +301,8 @@ def auto_lambda(share):
     lambda  0   0.5          1.0   1.5   2.0         labels is seen, all labels count the same
 
     With bad labels at -lambda and the others at +lambda, the bad ones keep the share
-    p / (p + (1 - p) e^(2 lambda)) of the weight. The paper sets lambda to 2 "empirically" (3.2).
+    p / (p + (1 - p) e^(2 lambda)) of the weight. With lambda 0 the QAM learns nothing further; its
+    scores stay about as they are. The paper sets lambda to 2 "empirically" (3.2).
     """
     if share == 0:
         return 0.0

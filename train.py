@@ -55,7 +55,7 @@ def step_without_trend(losses, labels, scores, lam):
 
 
 def oracle_step(losses, labels, scores, lam):
-    """Weigh the clean labels, whose scores are 1, equally; the others, of score 0, not at all."""
+    """Weigh clean labels, of score 1, equally, others, of score 0, not at all (even if all are)."""
     weights = scores / scores.sum().clamp_min(1)
     return pick_and_learn_loss(losses, weights), weights
 
@@ -63,7 +63,7 @@ def oracle_step(losses, labels, scores, lam):
 def loss_step(losses, labels, scores, lam):
     """Trust labels of small loss, without a QAM: t is minus the label's own loss.
 
-    The area trend is removed, and t is standardized in the mini-batch.
+    The area trend is always removed, and t is standardized in the mini-batch.
     """
     own = losses.detach().mean(dim=1) - area_trend(losses, labels, scores)
     weights = quality_weights((own.mean() - own) / (own.std() + 1e-6), lam)
@@ -255,7 +255,7 @@ def look_half_way(losses, lam, is_auto):
     """Read the rejected share from some epochs' losses, a list of (N, classes), and print it.
 
     Returns it, None for fewer labels than ENOUGH_LABELS, and lambda from here on: `lam` as it was,
-    unless is_auto.
+    unless is_auto and there are enough labels.
     """
     share, line = None, "half-way: too few labels to tell how many are bad"
     if len(losses[0]) >= evaluation.ENOUGH_LABELS:
@@ -301,7 +301,7 @@ def print_data_summary(classes, training, test):
 def epoch_row(epoch, scores, weights, losses, training, lam):
     """Make a row of log.csv from what `train_epoch` returned: losses, weights, AUROC."""
     scores, weights = scores.double().numpy(), weights.double().numpy()
-    losses = losses.double().nanmean(dim=1).numpy()
+    losses = losses.double().nanmean(dim=1).numpy()  # of the classes that say something
     seen = np.isfinite(losses)
     row = {"epoch": epoch, "lam": lam, "loss": mean(weights[seen] * losses[seen])}
     if not training.known:

@@ -1,10 +1,12 @@
 """The method against slow and obvious computations of the same quantities."""
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import data
 import pal
 
 
@@ -208,6 +210,32 @@ def test_area_explains_all_bce_of_a_network_that_knows_nothing():
     assert left.std() < 1e-12
 
 
+def gap_left(kind, n):
+    """Of a gap of 1 in loss between good and bad labels, how much the area trend leaves, early on.
+
+    The mean of 100 mini-batches of n phantoms' lungs, half of them damaged, with equal scores.
+    """
+    masks = data.phantoms(40, seed=1, size=64)[1][:, :1]
+    rng, gaps = np.random.default_rng(0), []
+    damaged, _, _ = data.corrupt_labels(masks, 1.0, (2, 3), 0, kind)
+    for _ in range(100):
+        chosen = rng.permutation(40)[:n]
+        bad = np.arange(n) < n // 2
+        labels = np.where(bad[:, None, None, None], damaged[chosen], masks[chosen])
+        labels = torch.from_numpy(labels)
+        losses = torch.from_numpy(1.0 + bad)
+        left = losses - pal.area_trend(losses[:, None], labels, torch.zeros(n, dtype=torch.float64))
+        gaps.append((left[bad].mean() - left[~bad].mean()).item())
+    return np.mean(gaps)
+
+
+def test_the_area_trend_hides_most_of_noise_in_one_direction_and_more_in_small_mini_batches():
+    both, small = gap_left("erode-dilate", 16), gap_left("erode-dilate", 8)
+    assert both > small > 0.5
+    for kind in ("erode", "dilate"):
+        assert 0.1 < gap_left(kind, 16) < 0.5
+
+
 def test_limits_of_the_area_trend():
     """The only label of another area is explained entirely; a hundred-millionth counts as equal."""
     losses = torch.tensor([1.0, 2.0, 3.0, 9.0], dtype=torch.float64)
@@ -267,10 +295,19 @@ def test_classes_that_say_nothing_are_left_out():
     assert pal.rejected_share(both) == pytest.approx(15 / 80)
 
 
-@pytest.mark.parametrize("losses", [torch.ones(0), torch.ones(1), torch.full((5, 2), math.nan)])
-def test_a_share_of_nothing_is_refused(losses):
-    with pytest.raises(ValueError, match="two or more are needed"):
+@pytest.mark.parametrize("losses", [torch.ones(0), torch.ones(1), torch.full((5, 2), math.nan),
+                                    torch.tensor([1.0, 2.0, math.inf])])
+def test_a_share_of_nothing_or_of_infinite_losses_is_refused(losses):
+    with pytest.raises(ValueError, match="two or more, finite ones, are needed"):
         pal.rejected_share(losses)
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-7])
+def test_one_tiny_loss_or_a_class_that_says_nothing_makes_no_group(tiny):
+    losses = torch.linspace(0.8, 1.25, 165)
+    silent = torch.stack([losses, torch.full((165,), math.nan)], dim=1)
+    losses[0] = tiny
+    assert pal.rejected_share(losses) == pal.rejected_share(silent) == 0
 
 
 @pytest.mark.parametrize("share, lam", [(0, 0), (0.01, 0.5), (0.25, 0.5), (0.3, 0.5), (0.4, 1),
@@ -459,6 +496,8 @@ MISTAKES = {
         losses.mean(dim=1), labels, scores), r"\(4, 1\): \(4, 3\) is needed"),
     "lambda -1": (lambda losses, labels, scores, weights: pal.quality_weights(
         scores, -1), "lambda is -1: 0 or more"),
+    "lambda infinite": (lambda losses, labels, scores, weights: pal.quality_weights(
+        scores, math.inf), "lambda is inf"),
     "lambda NaN": (lambda losses, labels, scores, weights: pal.quality_weights(
         scores, math.nan), "lambda is nan"),
     "no axis for classes": (lambda losses, labels, scores, weights: pal.dice(

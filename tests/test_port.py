@@ -220,7 +220,7 @@ def test_monais_masks_of_255_are_refused_and_its_losses_are_taken():
         pal.sample_losses(unet(images), masks)
     losses, scores = pal.sample_losses(unet(images), masks > 0), qam(images, masks > 0)
     expected = pal.pick_and_learn(losses, labels, scores)[0]
-    per_class = losses[:, :, None, None]  # DiceCELoss(reduction="none")
+    per_class = losses[:, :, None, None]  # DiceLoss(reduction="none")
     assert pal.pick_and_learn(per_class, masks > 0, scores)[0].item() == expected.item()
 
 

@@ -3,15 +3,7 @@
     python eval.py RUN                            # the same metrics again, from the checkpoint
     python eval.py RUN --data FOLDER --out OUT    # predict other images; Dice if they have masks
     python eval.py --table runs                   # all runs, mean and deviation over seeds
-
-RUN is a run folder of train.py, such as runs/phantoms-qam+ocm-0.5-5-13-seed0.
 """
-import signal
-
-if __name__ == "__main__":
-    # Importing torch takes seconds; Ctrl-C then ends the script without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import argparse
 import csv
 import io
@@ -50,7 +42,7 @@ ENOUGH_STEPS, ENOUGH_LABELS = 300, 60  # with fewer, scores were seen to lock on
 # Okabe and Ito's palette: its colors stay distinct under the common kinds of color blindness.
 BLUE, RUST, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
 ORANGE, SKY, GRAY = (230, 159, 0), (86, 180, 233), (120, 120, 120)
-RED, YELLOW, TEXT, WHITE = (255, 48, 48), (255, 215, 0), (40, 40, 40), (255, 255, 255)
+RED, YELLOW, TEXT = (255, 48, 48), (255, 215, 0), (40, 40, 40)
 COLORS = (BLUE, RUST, GREEN, PURPLE, ORANGE, SKY, GRAY)  # of curves and dots
 OUTLINES = (YELLOW, PURPLE, GREEN, ORANGE, RED)  # of the classes; the prediction's is SKY
 KINDS = ("clean", *data.DAMAGE, "given")  # what a label may be, in the order of COLORS
@@ -64,22 +56,19 @@ def usage_error(message):
 
 
 def run_main(main):
-    """Run a script's main(). Bad input, failing files and too little memory end it with one line
-    on stderr and exit code 2, Ctrl-C with one line and exit code 130.
-    """
+    """Run a script's main(); bad input ends it with one line on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # notebooks have streams without it
             stream.reconfigure(errors="replace")  # for names that the console cannot print
     try:
         return main()
-    except (data.BadInput, OSError) as error:
-        reason, code = str(error), 2
     except KeyboardInterrupt:
         reason, code = "interrupted; train.py --resume goes on after the last finished epoch", 130
+    except (data.BadInput, OSError) as error:
+        reason, code = str(error), 2
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-        on_cpu = "can't allocate memory" in str(error) or "not enough memory" in str(error)
-        if not known and not on_cpu:
+        texts = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA's, the CPU's
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in texts):
             raise
         reason, code = "out of memory; choose a smaller --size or --batch", 2
     print(f"{Path(sys.argv[0]).name}: {' '.join(reason.split())}", file=sys.stderr)
@@ -93,9 +82,7 @@ CHECKPOINT = ("arguments", "classes", "lam", "share", "losses", "label_weights",
 
 
 def write_file(path, content):
-    """Write bytes beside `path`, then put them in its place: a crash leaves the old file or the
-    new one, never a part.
-    """
+    """Write bytes so that a crash leaves the old file or the new one, never a part."""
     other = path.with_name(path.name + ".new")
     other.write_bytes(content)
     os.replace(other, path)
@@ -146,9 +133,7 @@ def build_networks(settings, classes, device):
 
 
 def load_networks(run, device="cpu"):
-    """Load the trained networks of a run folder -> unet, qam, and settings: the options of
-    train.py, and "classes". BadInput for any other folder.
-    """
+    """Load a run folder -> trained U-Net and QAM, settings: train.py's options and "classes"."""
     checkpoint = read_checkpoint(Path(run) / "checkpoint.pt")
     settings = {**checkpoint["arguments"], "classes": checkpoint["classes"]}
     unet, qam = build_networks(settings, settings["classes"], device)
@@ -168,19 +153,14 @@ def predict(unet, images):
 
 
 def label_quality(logits, labels):
-    """Return label quality (cleanlab's softmin): logits, bool labels (N, classes, H, W) -> (N,).
-
-    A mean of each pixel's probability of its label, in which improbable pixels weigh most.
-    """
+    """Return cleanlab's softmin (N,) of logits and labels (N, classes, H, W): high is good."""
     given = torch.where(labels, logits.sigmoid(), (-logits).sigmoid()).flatten(1)
     return (given * torch.softmax((1 - given) / 0.1, dim=1)).sum(dim=1)
 
 
 @torch.no_grad()
 def score_labels(unet, qam, images, labels):
-    """Score labels: images (N, H, W), labels (N, classes, H, W) -> float64 arrays: raw scores t
-    (N,), losses L_i (N,), label qualities (N,), losses per class (classes, N).
-    """
+    """Return raw scores, losses, label qualities (N,), and losses per class (classes, N)."""
     unet.eval()
     qam.eval()  # with its running statistics a score depends on no other label
     pairs, columns = list(zip(images.split(CHUNK), labels.split(CHUNK))), []
@@ -202,9 +182,7 @@ RANKINGS = {"score": ("score", -1), "loss": ("loss", 1), "softmin": ("quality", 
 
 
 def auroc(values, positive):
-    """Return the chance that a positive has the larger value of a pair, ties counted half; NaN if
-    all are of one kind.
-    """
+    """Return the chance that a positive has the larger value of a pair; NaN without pairs."""
     positive = np.asarray(positive, dtype=bool)
     ours, others = np.asarray(values)[positive], np.sort(np.asarray(values)[~positive])
     if not len(ours) or not len(others):
@@ -214,11 +192,8 @@ def auroc(values, positive):
 
 
 def mean_dice(prediction, truth, classes):
-    """Average the Dice of bool masks (N, classes, H, W) per class, and over classes ("average").
-
-    Only images whose true mask has the class count: a rare class would score well for being
-    absent. None for a class that no true mask has. The paper does not say how it averages.
-    """
+    """Average the Dice of bool masks (N, classes, H, W) per class, and over classes ("average")."""
+    # Only images that have the class count; the paper leaves it open. None if there are none.
     present = truth.flatten(2).any(dim=2).cpu()  # (N, classes)
     totals = (pal.dice(prediction, truth).cpu().double() * present).sum(dim=0)
     dice = {}
@@ -230,16 +205,14 @@ def mean_dice(prediction, truth, classes):
 
 
 def dice_metrics(unet, test, classes, device):
-    """Predict the images of the Cases `test` -> the metrics "dice" and, for each class that some
-    image lacks, "empty": how many lack it, and in how many of them nothing is predicted.
-    """
+    """Measure Dice, and in how many of the images without a class nothing is predicted."""
     prediction = predict(unet, torch.from_numpy(test.images).to(device)).cpu()
     truth, empty = torch.from_numpy(test.clean), {}
-    for c, name in enumerate(classes):
-        absent = ~truth[:, c].flatten(1).any(dim=1)  # (N,)
-        right = absent & ~prediction[:, c].flatten(1).any(dim=1)
-        if absent.any():
-            empty[name] = {"images": int(absent.sum()), "predicted_empty": int(right.sum())}
+    absent = ~truth.flatten(2).any(dim=2)  # (N, classes)
+    right = absent & ~prediction.flatten(2).any(dim=2)
+    for name, count, correct in zip(classes, absent.sum(dim=0), right.sum(dim=0)):
+        if count > 0:
+            empty[name] = {"images": int(count), "predicted_empty": int(correct)}
     return {"dice": mean_dice(prediction, truth, classes), "empty": empty}
 
 
@@ -252,35 +225,22 @@ def ranks(values):
 
 
 def combined_ranking(scores, losses, quality):
-    """Return the mean of the ranks by low score, high loss and low quality, arrays (N,) -> (N,): 1
-    is the worst label. Equal scores (of an untrained QAM) tell nothing and are left out.
-    """
+    """Average the ranks by low score, high loss and low quality (N,): 1 is the worst label."""
     rankings = [ranks(losses), ranks(-quality)]
-    if np.ptp(scores) > 0:
+    if np.ptp(scores) > 0:  # equal scores, of an untrained QAM, tell nothing
         rankings.append(ranks(-scores))
     return np.mean(rankings, axis=0)
 
 
 def outstanding_class(class_losses, classes):
-    """Name for each label the class whose loss (classes, N) is the most standard deviations above
-    that class's mean.
-    """
+    """Name each label's class whose loss is farthest above that class's mean, in deviations."""
     deviation = np.maximum(class_losses.std(axis=1, keepdims=True), 1e-9)
     above = (class_losses - class_losses.mean(axis=1, keepdims=True)) / deviation
     return [classes[c] for c in above.argmax(axis=0)]
 
 
-def effective_sample_size(weights):
-    """Return (sum w)^2 / sum w^2 of weights (N,): N if all are equal, 1 if one has them all."""
-    return float(weights.sum() ** 2 / (weights ** 2).sum())
-
-
 def label_rows(unet, qam, classes, cases, device, lam, strategy=None, split=None):
-    """Make the rows of suspects.csv, a dict a label, not sorted; what nobody knows has no column.
-
-    weight: times N, from a softmax over all labels at once with the bound lam (None: without); the
-    oracle's weights are 0 for noisy labels and equal for the others.
-    """
+    """Make the rows of suspects.csv, not sorted; what nobody knows has no column."""
     images, labels = [torch.from_numpy(array).to(device) for array in (cases.images, cases.labels)]
     scores, losses, quality, class_losses = score_labels(unet, qam, images, labels)
     weights = pal.quality_weights(torch.from_numpy(scores), lam).numpy() * len(scores)
@@ -289,7 +249,7 @@ def label_rows(unet, qam, classes, cases, device, lam, strategy=None, split=None
     columns = {"name": cases.names}
     if cases.known:
         columns["noisy"] = cases.noisy.astype(int)
-        columns["operation"], columns["pixels"] = cases.operation, cases.pixels
+        columns.update(operation=cases.operation, pixels=cases.pixels)
     elif split:
         columns["split"] = [split] * len(scores)
     columns.update(score=scores, weight=weights, loss=losses)
@@ -318,9 +278,7 @@ def share_among_worst(noisy, badness, count):
 
 
 def detection_metrics(rows):
-    """Measure how well each ranking finds the noisy labels: AUROC, the share of noisy ones in the
-    worst 10, and in the worst as many as are noisy (recall). None if all are of one kind.
-    """
+    """Measure how well each ranking finds the noisy labels; None if all labels are of one kind."""
     noisy = np.array([row.get("noisy", 0) for row in rows], dtype=bool)
     if noisy.all() or not noisy.any():
         return None
@@ -335,47 +293,38 @@ def detection_metrics(rows):
 
 
 def evaluate(unet, qam, classes, training, test, device, lam, strategy):
-    """Measure a trained run -> metrics, and the rows of suspects.csv, worst first.
-
-    Test labels are corrupted alike but never trained on: "unseen". If nobody knows which labels
-    are clean, they are among the rows, ranked by themselves.
-    """
+    """Measure a trained run -> metrics, and the rows of suspects.csv, worst first."""
     rows = label_rows(unet, qam, classes, training, device, lam, strategy, split="train")
     unseen = label_rows(unet, qam, classes, test, device, lam, split="test")
     weights = np.array([row["weight"] for row in rows])
+    effective = float(weights.sum() ** 2 / (weights ** 2).sum())  # N if all are equal
     metrics = {**dice_metrics(unet, test, classes, device),
                "audit": {"training": detection_metrics(rows), "unseen": detection_metrics(unseen)},
-               "effective_sample_size": effective_sample_size(weights), "lam": lam}
+               "effective_sample_size": effective, "lam": lam}
+    # If nobody knows which labels are clean, those of the test are to be looked at as well.
     return metrics, worst_first(rows if training.known else rows + unseen)
 
 
 def warnings_of(settings, metrics, training, test, share):
-    """List what the metrics do not say by themselves: lines, each with what to do. training, test:
-    the Cases; share: the rejected share of the training labels, or None.
-    """
+    """List what the metrics do not say by themselves, each with what to do about it."""
     count, effective = len(training.names), metrics["effective_sample_size"]
     steps = settings["epochs"] * (count // min(settings["batch"], count))
     warnings = []
-    if count < ENOUGH_LABELS:
-        advice = "" if settings["strategy"] == "baseline" else "use --strategy baseline, and "
-        warnings.append(f"{count} training labels are too few to tell labels apart; {advice}"
-                        "look at every label yourself")
-    elif steps < ENOUGH_STEPS:
-        warnings.append(f"{steps} training steps are too few to tell labels apart; choose more "
-                        f"--epochs, for {ENOUGH_STEPS} steps")
+    if count < ENOUGH_LABELS or steps < ENOUGH_STEPS:
+        warnings.append(f"{count} training labels, {steps} training steps: to tell labels apart, "
+                        f"have {ENOUGH_LABELS} and {ENOUGH_STEPS}, or use --strategy baseline")
     if settings["noise"] == 0:  # if noise was added on purpose, these two are no surprise
         if effective < count / 2:
-            warnings.append(f"the weights rest on {effective:.0f} of {count} labels, although no "
-                            "noise was added; compare with --strategy baseline, or lower --lam")
+            warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "
+                            "--strategy baseline, or lower --lam")
         if share is not None and share > 0.4:
-            warnings.append(f"{share:.0%} of the labels contradict the rest; the larger consistent "
-                            "group counts as right: look at suspects.png before you believe it")
-    for name, area in zip(list(metrics["dice"])[:-1], test.clean.mean(axis=(2, 3)).T):
-        dice, area = metrics["dice"][name], area[area > 0]  # of the images that have the class
-        trivial = np.mean(2 * area / (1 + area)) if len(area) else 0
-        if dice is not None and dice <= trivial:
-            warnings.append(f"Dice {dice:.3f} of {name} is no better than foreground everywhere "
-                            f"({trivial:.3f}); look at its labels, or raise --epochs")
+            warnings.append(f"{share:.0%} of the labels contradict the rest, and the larger group "
+                            "counts as right: look at suspects.png before you believe it")
+    for name, areas in zip(metrics["dice"], test.clean.mean(axis=(2, 3)).T):
+        dice, areas = metrics["dice"][name], areas[areas > 0]  # of the images that have the class
+        if dice is not None and dice <= np.mean(2 * areas / (1 + areas)):
+            warnings.append(f"Dice {dice:.3f} of {name} is no better than foreground everywhere; "
+                            "look at its labels, or raise --epochs")
     return warnings
 
 
@@ -410,51 +359,43 @@ def print_table(rows):
             print(f"|{'|'.join(['-' * (width + 2) for width in widths])}|")
 
 
-def print_results(settings, metrics, known):
-    """Print Dice, audits, warnings, and how many labels seem to be bad; known: whether it is known
-    which labels are clean. What the metrics lack is left out.
-    """
-    dice, paper = metrics["dice"], None
-    if "audit" in metrics:  # of a run, not of another folder
-        paper = paper_row(settings, dice)
-    rows = [["Dice on clean test labels" if known else "Dice on test labels (as given)", *dice],
-            ["this run", *map(cell, dice.values())]]
+def print_dice(metrics, known, paper=None):
+    """Print Dice, and how many images lack a class; known: whether clean labels are known."""
+    title = "Dice on clean test labels" if known else "Dice on test labels (as given)"
+    rows = [[title, *metrics["dice"]], ["this run", *map(cell, metrics["dice"].values())]]
     if paper:
         rows.append(["the paper (JSRT)", *map(cell, paper)])
     print()
     print_table(rows)
     for name, count in metrics["empty"].items():
-        if dice[name] is None:
-            print(f"no test label has {name}")
         print(f"{count['images']} images without {name}, "
               f"nothing predicted in {count['predicted_empty']}")
-    for where, audit in metrics.get("audit", {}).items():
+
+
+def print_results(settings, metrics, known):
+    """Print what metrics.json has of a run; known: whether clean labels are known."""
+    print_dice(metrics, known, paper_row(settings, metrics["dice"]))
+    for where, audit in metrics["audit"].items():
         if audit:
-            titles = ["AUROC", "noisy in the worst 10", "in the worst as many as are noisy"]
-            rows = [[name, *map(cell, row.values())] for name, row in audit.items()]
+            rows = [[f"noisy labels found, {where}", "AUROC", "noisy in the worst 10",
+                     "in the worst as many as are noisy"]]
+            rows += [[name, *map(cell, row.values())] for name, row in audit.items()]
             print()
-            print_table([[f"noisy labels found, {where}", *titles], *rows])
-    if "rejected_share" in metrics:
-        effective, share = metrics["effective_sample_size"], metrics["rejected_share"]
-        print(f"\neffective sample size of the weights: {effective:.1f}")
-        for warning in metrics["warnings"]:
-            print(f"warning: {warning}")
-        if share is None:
-            print("too few labels to tell how many are bad")
-        elif share == 0:
-            print("no group of bad labels")
-        else:
-            print(f"about {max(1, round(100 * share))} % of the labels form a group of their own "
-                  "with a high loss")
+            print_table(rows)
+    print(f"\neffective sample size of the weights: {metrics['effective_sample_size']:.1f}")
+    for warning in metrics["warnings"]:
+        print(f"warning: {warning}")
+    share = metrics["rejected_share"]
+    if share is None:
+        print("too few labels to tell how many are bad")
+    elif share == 0:
+        print("no group of bad labels")
+    else:
+        print(f"about {share:.1%} of the labels form a group of their own with a high loss")
 
-
-# ------------------------------------------------------------------------- a table of many runs
 
 def group_runs(folder):
-    """Read all finished runs below `folder` -> groups of (name, settings, metrics) that differ in
-    their seed alone, in the order of noise, band and strategy, and the names of other settings,
-    known to all runs, that vary. BadInput if there is no run.
-    """
+    """Read finished runs -> groups of (name, settings, metrics) by setting, varied options."""
     runs, varied, groups = [], [], {}
     for path in sorted(Path(folder).rglob("config.json")):
         if not (path.parent / "metrics.json").exists():
@@ -512,7 +453,7 @@ def table_of(folder):
     return [titles] + [[row[title] for title in titles] for row in rows]
 
 
-# ----------------------------------------------------------------------------------------- plots
+# ------------------------------------------------------------------------------ plots and images
 
 class Series(NamedTuple):
     """What `chart` draws: a curve or dots, with a pale band (low, high) if there is one."""
@@ -524,13 +465,13 @@ class Series(NamedTuple):
     dots: bool = False
 
 
-def ticks(low, high, count, smallest=1e-9):
-    """List round numbers around [low, high] in about `count` steps of `smallest` or more."""
-    rough = max((high - low) / count, smallest)
+def ticks(low, high, count):
+    """List round numbers around [low, high] in about `count` steps."""
+    high = high if high > low else low + 1
+    rough = (high - low) / count
     power = 10.0 ** np.floor(np.log10(rough))
     step = min(power * np.array([1, 2, 5, 10]), key=lambda step: abs(step - rough))
-    first, last = np.floor(low / step + 1e-6), np.ceil(high / step - 1e-6)
-    return step * np.arange(first, max(last, first + 1) + 1)
+    return step * np.arange(np.floor(low / step + 1e-6), np.ceil(high / step - 1e-6) + 1)
 
 
 def draw_legend(draw, entries, x, y, size):
@@ -542,51 +483,43 @@ def draw_legend(draw, entries, x, y, size):
 
 
 def chart(title, series, x_label, y_label, size=(640, 400), y_range=(0, 1), mark=None):
-    """Draw curves, dots and bands with axes and a legend -> RGB image; NaNs are left out.
-
-    y_range: values that the vertical axis shows at least; mark: (x, text), a vertical line.
-    """
+    """Draw curves, dots, bands, and a vertical line `mark` (x, text); y_range is shown at least."""
     x_values = np.concatenate([one.x for one in series])
-    y_values = [values for one in series for values in (one.y, *one.band)]
-    y_values = np.concatenate([y_range, *y_values])
-    whole = np.all(x_values == np.round(x_values))
-    x_ticks = ticks(x_values.min(), x_values.max(), 6, 1 if whole else 1e-9)
+    y_values = np.concatenate([y_range, *[np.ravel([one.y, *one.band]) for one in series]])
+    x_ticks = ticks(x_values.min(), x_values.max(), 6)
     y_ticks = ticks(np.nanmin(y_values), np.nanmax(y_values), 5)
     # Drawn at twice the size: reducing it makes the edges smooth.
-    canvas = Image.new("RGB", (2 * size[0], 2 * size[1]), WHITE)
+    canvas = Image.new("RGB", (2 * size[0], 2 * size[1]), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(28)
     widest = max(font.getlength(one.label) for one in series)
     left, right, top, bottom = 110, canvas.width - 140 - widest, 150, canvas.height - 100
 
-    def pixels(x, y):
-        """Numbers or arrays (n,) -> places on the canvas, (2,) or (n, 2)."""
-        x = left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left)
-        y = bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - top)
-        return np.stack([x, y], axis=-1)
+    def at_x(x):
+        return left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left)
+
+    def at_y(y):
+        return bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - top)
 
     draw.text((left, 44), title, TEXT, ImageFont.load_default(36), anchor="lm")
     draw.text((20, 104), y_label, GRAY, font, anchor="lm")
     draw.text((right, canvas.height - 20), x_label, GRAY, font, anchor="rs")
     for value in y_ticks:
-        _, y = pixels(0, value)
-        draw.line((left, y, right, y), (228, 228, 228), 2)
-        draw.text((left - 14, y), f"{value:.6g}", TEXT, font, anchor="rm")
+        draw.line((left, at_y(value), right, at_y(value)), (228, 228, 228), 2)
+        draw.text((left - 14, at_y(value)), f"{value:.6g}", TEXT, font, anchor="rm")
     for value in x_ticks:
-        x, _ = pixels(value, 0)
-        draw.text((x, bottom + 16), f"{value:.6g}", TEXT, font, anchor="mt")
+        draw.text((at_x(value), bottom + 16), f"{value:.6g}", TEXT, font, anchor="mt")
     if mark:
-        x, _ = pixels(mark[0], 0)
-        draw.line((x, top, x, bottom), GRAY, 2)
-        draw.text((x, top - 8), mark[1], GRAY, font, anchor="mb")
+        draw.line((at_x(mark[0]), top, at_x(mark[0]), bottom), GRAY, 2)
+        draw.text((at_x(mark[0]), top - 8), mark[1], GRAY, font, anchor="mb")
     for one in series:  # all bands first, so that none hides a curve
         if one.band:
             known = np.isfinite(one.y)
-            low, high = [pixels(one.x, edge)[known] for edge in one.band]
+            low, high = [np.stack([at_x(one.x), at_y(edge)], axis=1)[known] for edge in one.band]
             shape = Image.new("L", canvas.size)
             ImageDraw.Draw(shape).polygon(np.concatenate([low, high[::-1]]).ravel().tolist(), 48)
             canvas.paste(one.color, mask=shape)
     for one in series:
-        points = pixels(one.x, one.y)[np.isfinite(one.y)]
+        points = np.stack([at_x(one.x), at_y(one.y)], axis=1)[np.isfinite(one.y)]
         if one.dots or len(points) == 1:
             for x, y in points:
                 draw.ellipse((x - 7, y - 7, x + 7, y + 7), one.color)
@@ -606,40 +539,36 @@ def training_curves(log, classes):
             f"weight_{kind}_mean": kind for kind in KINDS},
         ("Clean labels told from noisy ones", "AUROC"): {
             "auroc": "by score", "loss_auroc": "by loss"}}
-    epochs, charts = np.arange(1, len(log) + 1), []
-    for (title, y_label), columns in plots.items():
+
+    def column(name):
+        return np.array([row.get(name) for row in log], dtype=float)  # NaN if there is none
+
+    charts, middle = [], (max(1, len(log) // 2), "half-way")  # there lambda is decided
+    for (title, y_label), labels in plots.items():
         series = []
-        for k, (column, label) in enumerate(columns.items()):
-            y, band = np.array([row.get(column) for row in log], dtype=float), ()
-            if column.startswith("weight") and column in log[0]:
-                variance = [row[column.replace("mean", "variance")] for row in log]
-                band = (np.maximum(y - np.sqrt(variance), 0), y + np.sqrt(variance))
+        for (name, label), color in zip(labels.items(), itertools.cycle(COLORS)):
+            y, band = column(name), ()
+            if name.startswith("weight"):
+                deviation = np.sqrt(column(name.replace("mean", "variance")))
+                band = (np.maximum(y - deviation, 0), y + deviation)
             if np.isfinite(y).any():
-                series.append(Series(label, COLORS[k % len(COLORS)], epochs, y, band))
-        if series:  # half-way through the training lambda is decided
-            middle = (max(1, len(log) // 2), "half-way")
+                series.append(Series(label, color, np.arange(1, len(log) + 1), y, band))
+        if series:
             charts.append(chart(title, series, "epoch", y_label, mark=middle))
     return grid(charts, columns=2)
 
 
 def weights_film(path, label_weights, operations):
-    """Write an animated GIF of the weights times N over the epochs, a dot a label.
-
-    label_weights: (epochs, N), NaN for labels left out of an epoch, whose last weight stays.
-    operations: N times "" (clean) or a kind of noise; labels are sorted and colored by it.
-    """
+    """Write an animated GIF of label_weights (epochs, N), a dot a label in its kind's color."""
     weights = np.array(label_weights, dtype=float)
-    for epoch in range(1, len(weights)):
+    for epoch in range(1, len(weights)):  # a label left out of an epoch keeps its last weight
         weights[epoch] = np.where(np.isnan(weights[epoch]), weights[epoch - 1], weights[epoch])
     kinds = np.array([KINDS.index(operation or "clean") for operation in operations])
     order = np.argsort(kinds, kind="stable")
-    weights, kinds, places, frames = weights[:, order], kinds[order], np.arange(len(order)), []
+    weights, kinds, frames = weights[:, order], kinds[order], []
     for epoch in np.linspace(0, len(weights) - 1, min(len(weights), 60)).round().astype(int):
-        dots = []
-        for kind in np.unique(kinds):
-            members = kinds == kind
-            dots.append(Series(KINDS[kind], COLORS[kind], places[members], weights[epoch, members],
-                               dots=True))
+        dots = [Series(KINDS[kind], COLORS[kind], np.flatnonzero(kinds == kind),
+                       weights[epoch, kinds == kind], dots=True) for kind in np.unique(kinds)]
         frame = chart(f"Weight of each label, epoch {epoch + 1}", dots, "training labels",
                       "weight x N", (560, 360), y_range=(0, np.nanmax(weights)))
         frames.append(np.rint(np.asarray(frame) / 17).astype(np.uint8) * 17)  # a small file
@@ -647,14 +576,8 @@ def weights_film(path, label_weights, operations):
     iio.imwrite(path, np.stack(frames), extension=".gif", duration=150, loop=0)
 
 
-# ---------------------------------------------------------------------------------------- images
-
 def overlay(image, outlines, scale=None):
-    """Draw one-pixel outlines on `image` (H, W) uint8, enlarged to about 256 pixels -> RGB image.
-
-    outlines: (mask (C, H, W) or (H, W) bool, color), later ones on top. A mask cut off by the
-    image's border has no outline there.
-    """
+    """Draw outlines (mask (H, W) or (C, H, W) bool, color) on an image (H, W), enlarged -> RGB."""
     height, width = image.shape
     scale = scale or max(1, 256 // height)
     size = (width * scale, height * scale)
@@ -669,14 +592,12 @@ def overlay(image, outlines, scale=None):
 
 
 def grid(tiles, captions=(), columns=4, legend=()):
-    """Arrange images of one size in rows, a caption (line breaks allowed) below each, and above
-    them a legend of (label, color) pairs.
-    """
+    """Arrange images of one size in rows, captions below, a legend of (label, color) above."""
     width, height = tiles[0].size
     below = 20 * max([caption.count("\n") + 1 for caption in captions], default=0)
     above, columns = 22 * len(legend), min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
-    canvas = Image.new("RGB", (columns * (width + 6), above + rows * (height + below + 6)), WHITE)
+    canvas = Image.new("RGB", (columns * (width + 6), above + rows * (height + below + 6)), "white")
     draw = ImageDraw.Draw(canvas)
     draw_legend(draw, legend, 6, 12, 15)
     for k, tile in enumerate(tiles):
@@ -691,45 +612,33 @@ def grid(tiles, captions=(), columns=4, legend=()):
 
 
 def sample_image(unet, training, device):
-    """Draw the paper's Fig. 1: image, clean label, given label, prediction, clean outlines in red.
-    If nobody knows which labels are clean: image, label, prediction.
-
-    Two labels of each kind of noise, four at most; the first four if none is known to be noisy.
-    """
-    chosen = []
-    for kind in KINDS:
-        chosen += [i for i, operation in enumerate(training.operation) if operation == kind][:2]
-    chosen = chosen[:4] or list(range(min(4, len(training.names))))
+    """Draw the paper's Fig. 1: four images, noisy ones first, with their labels and predictions."""
+    chosen = np.argsort(~training.noisy, kind="stable")[:4]
     predictions = predict(unet, torch.from_numpy(training.images[chosen]).to(device)).cpu().numpy()
-    legend = [("label or prediction", YELLOW)]
+    tiles, captions, legend = [], [], [("label or prediction", YELLOW)]
     if training.known:
         legend.append(("clean label", RED))
-    tiles, captions = [], []
     for i, prediction in zip(chosen, predictions):
-        image, clean = training.images[i], []
-        tiles.append(overlay(image, []))
-        captions.append(training.names[i])
-        if training.known:
-            clean = [(training.clean[i], RED)]
-            tiles.append(overlay(image, clean))
-            captions.append("clean label")
-        tiles.append(overlay(image, [(training.labels[i], YELLOW), *clean]))
-        tiles.append(overlay(image, [(prediction, YELLOW), *clean]))
-        captions += [f"label {training.operation[i]} {training.pixels[i] or ''}", "prediction"]
-    return grid(tiles, captions, columns=len(tiles) // len(chosen), legend=legend)
+        clean = [(training.clean[i], RED)] if training.known else []
+        tiles.append(overlay(training.images[i], []))
+        tiles.append(overlay(training.images[i], [(training.labels[i], YELLOW), *clean]))
+        tiles.append(overlay(training.images[i], [(prediction, YELLOW), *clean]))
+        damage = f"{training.operation[i]} {training.pixels[i] or ''}"
+        captions += [training.names[i], f"label {damage}", "prediction"]
+    return grid(tiles, captions, columns=3, legend=legend)
 
 
 def suspects_image(unet, classes, rows, parts, device):
-    """Draw the labels of `rows`, a color for each class, over the prediction in blue; parts: the
-    Cases in which they are.
-    """
-    tiles, captions = [], []
-    for row in rows:
-        cases = next(cases for cases in parts if row["name"] in cases.names)
-        i = cases.names.index(row["name"])
-        prediction = predict(unet, torch.from_numpy(cases.images[[i]]).to(device)).cpu().numpy()
-        outlines = [(prediction, SKY), *zip(cases.labels[i], itertools.cycle(OUTLINES))]
-        tiles.append(overlay(cases.images[i], outlines))
+    """Draw the labels of `rows`, which are in the Cases `parts`, over the prediction in blue."""
+    images, labels, tiles, captions = {}, {}, [], []
+    for cases in parts:
+        images.update(zip(cases.names, cases.images))
+        labels.update(zip(cases.names, cases.labels))
+    chosen = np.stack([images[row["name"]] for row in rows])
+    predictions = predict(unet, torch.from_numpy(chosen).to(device)).cpu().numpy()
+    for row, image, prediction in zip(rows, chosen, predictions):
+        label = zip(labels[row["name"]], itertools.cycle(OUTLINES))
+        tiles.append(overlay(image, [(prediction, SKY), *label]))
         caption = f"{row['place']}. {row['name']}\nscore {row['score']:.2f}, loss {row['loss']:.2f}"
         if len(classes) > 1:
             caption += f"\n{row['stands_out']} stands out"
@@ -770,9 +679,7 @@ def evaluate_run(run, device):
 
 @torch.no_grad()
 def evaluate_folder(run, folder, out, reading, device):
-    """Predict all images of a folder, masks at their own sizes; with labels also measure Dice and
-    rank the labels.
-    """
+    """Predict a folder's images at their own sizes; if there are labels, measure and rank them."""
     if out.exists():
         raise data.BadInput(f"{out} exists already; choose another --out")
     unet, qam, settings = load_networks(run, device)
@@ -799,7 +706,7 @@ def evaluate_folder(run, folder, out, reading, device):
         write_json(out / "metrics.json", metrics)
         write_csv(out / "suspects.csv", rows)
         suspects_image(unet, classes, rows[:12], [cases], device).save(out / "suspects.png")
-        print_results(settings, metrics, cases.known)
+        print_dice(metrics, cases.known)
 
 
 def main(argv=None):
@@ -830,5 +737,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on run_main reports it
     run_main(main)

@@ -1,10 +1,9 @@
 """eval.py: metrics against slow, obvious counts; files, tables and images as it leaves them."""
-import importlib.util
+import io
 import itertools
 import json
 import math
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, read_csv, write_folder
+from conftest import read_csv, write_folder
 from PIL import Image
 
 import data
@@ -27,13 +26,8 @@ SETTINGS = {**dict.fromkeys(data.LOAD), **OPTIONS, "skip_unpaired": False, "widt
 
 def slow_auroc(bad, good):
     """The share of pairs that are in the right order, ties counted half."""
-    wins = 0.0
-    for one, other in itertools.product(bad, good):
-        if one > other:
-            wins += 1
-        if one == other:
-            wins += 0.5
-    return wins / (len(bad) * len(good))
+    wins = [(one > other) + (one == other) / 2 for one in bad for other in good]
+    return sum(wins) / len(wins)
 
 
 def slow_ranks(values):
@@ -52,13 +46,6 @@ def slow_dice(prediction, truth):
     return 2 * len(one & other) / (len(one) + len(other))
 
 
-def cases_of(labels):
-    """Cases with these labels, none of them noisy, and empty images."""
-    count, size = len(labels), labels.shape[-1]
-    return data.Cases([f"case{i}" for i in range(count)], np.zeros((count, size, size), np.uint8),
-                      labels, labels, [""] * count, np.zeros(count, int), known=True)
-
-
 def unknown(cases):
     """The same Cases, if nobody knew which labels are clean."""
     count = len(cases.names)
@@ -73,11 +60,10 @@ def has_color(image, color):
 
 def log_of(epochs, known):
     """A log as train.py keeps it."""
-    row = {"loss": 1.0, "lam": 2.0, "dice_average": 0.5, "dice_heart": None}
-    row |= {"dice_lungs": math.nan, "dice_clavicles": 0.4}
+    row = {"loss": 1.0, "dice_lungs": math.nan, "dice_heart": None, "dice_clavicles": 0.4}
     if known:
         row |= {"loss_clean": 1.0, "loss_noisy": 2.0, "auroc": 0.9, "loss_auroc": 0.8}
-        for kind in ("clean", "noisy", "erode"):
+        for kind in ("clean", "erode"):
             row |= {f"weight_{kind}_mean": 1.0, f"weight_{kind}_variance": 0.1}
     return [{"epoch": epoch + 1, **row} for epoch in range(epochs)]
 
@@ -99,8 +85,6 @@ def trained(tmp_path_factory):
         optimizer.step()
     metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, "cpu", 2.0, "qam+ocm")
     metrics["warnings"], metrics["rejected_share"] = [], 0.25
-    evaluation.write_json(out / "config.json", {"arguments": SETTINGS})
-    evaluation.write_json(out / "metrics.json", metrics)
     evaluation.write_csv(out / "suspects.csv", rows)
     state = dict.fromkeys(evaluation.CHECKPOINT)
     state |= {"arguments": SETTINGS, "classes": list(classes), "lam": 2.0, "share": 0.25,
@@ -125,11 +109,9 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("error, code, words", [
     (data.BadInput("no\nsuch folder"), 2, "no such folder"), (FileNotFoundError("gone"), 2, "gone"),
-    (MemoryError(), 2, "out of memory"),
     (torch.cuda.OutOfMemoryError("CUDA out of memory."), 2, "out of memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "out of memory"),
-    (RuntimeError("DefaultCPUAllocator: not enough memory"), 2, "out of memory"),
-    (KeyboardInterrupt(), 130, "interrupted")])
+    (MemoryError(), 2, "out of memory"), (KeyboardInterrupt(), 130, "interrupted")])
 def test_scripts_end_with_one_line(error, code, words, capsys):
     def main():
         raise error
@@ -146,19 +128,13 @@ def test_other_errors_keep_their_traceback_even_if_they_speak_of_memory():
         evaluation.run_main(main)
 
 
-@pytest.mark.parametrize("stream", [SimpleNamespace(write=len, flush=int), None])
-def test_streams_of_a_notebook_or_none_at_all_do(stream, monkeypatch):
-    done = []
+@pytest.mark.parametrize("stream", [
+    SimpleNamespace(write=len, flush=int), None, io.TextIOWrapper(io.BytesIO(), "ascii")])
+def test_streams_of_notebooks_and_of_narrow_consoles_do(stream, monkeypatch):
     monkeypatch.setattr(sys, "stdout", stream)
-    evaluation.run_main(lambda: done.append(print("hello")))
-    assert done == [None]
-
-
-def test_a_console_that_cannot_print_a_name_prints_a_question_mark():
-    program = "import eval; eval.run_main(lambda: print('\\u80ba is a lung'))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
-                          env={"PYTHONIOENCODING": "ascii", "PATH": ""})
-    assert done.returncode == 0 and done.stdout == "? is a lung\n", done.stderr
+    evaluation.run_main(lambda: print("\u80ba is a lung", flush=True))
+    if isinstance(stream, io.TextIOWrapper):
+        assert stream.buffer.getvalue().strip() == b"? is a lung"
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -176,50 +152,28 @@ def test_bad_arguments_get_one_line(arguments, words, trained, tmp_path, monkeyp
 
 # --------------------------------------------------------------------- the files of a run folder
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    evaluation.write_json(path, {"dice": 0.5})
-    (tmp_path / "metrics.json.new").mkdir()  # so that nothing can be written there
-    with pytest.raises(OSError):
-        evaluation.write_json(path, {"dice": 0.6})
-    assert json.loads(path.read_text()) == {"dice": 0.5}
-
-
-def test_csv_files_are_read_as_they_were_written(tmp_path):
-    rows = [{"name": "a, \"b\"", "score": 0.1}, {"name": "肺\n", "score": 1e-9}]
+def test_a_failed_write_leaves_the_old_file_as_it_was_written(tmp_path):
+    rows = [{"name": "a, \"b\"", "score": "0.1"}, {"name": "肺\n", "score": "1e-09"}]
     evaluation.write_csv(tmp_path / "rows.csv", rows)
-    read = read_csv(tmp_path / "rows.csv")
-    assert [{"name": row["name"], "score": float(row["score"])} for row in read] == rows
+    (tmp_path / "rows.csv.new").mkdir()  # so that nothing can be written there
+    with pytest.raises(OSError):
+        evaluation.write_csv(tmp_path / "rows.csv", rows[:1])
+    assert read_csv(tmp_path / "rows.csv") == rows
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other keys", "text", "missing"])
-def test_damaged_checkpoints_are_refused(damage, trained, tmp_path):
-    good, path = (trained.out / "checkpoint.pt").read_bytes(), tmp_path / "checkpoint.pt"
+@pytest.mark.parametrize("damage", ["truncated", "other keys", "missing", "other data"])
+def test_damaged_checkpoints_and_changed_data_are_refused(damage, trained, tmp_path):
+    path, words = tmp_path / "checkpoint.pt", "no checkpoint of this version"
+    if damage == "truncated":
+        path.write_bytes((trained.out / "checkpoint.pt").read_bytes()[:9999])
     if damage == "other keys":
         torch.save({"weights": torch.zeros(3)}, path)
-    elif damage != "missing":
-        path.write_bytes(b"hello" if damage == "text" else good[:len(good) // 2])
-    with pytest.raises(data.BadInput, match="no checkpoint of this version"):
+    if damage == "other data":
+        words = "no longer those of this run"
+        checkpoint = evaluation.read_checkpoint(trained.out / "checkpoint.pt")
+        evaluation.save_checkpoint(path, {**checkpoint, "digest": data.digest(trained.test)})
+    with pytest.raises(data.BadInput, match=words):
         evaluation.main([str(tmp_path)])
-
-
-def test_data_that_changed_since_are_refused(trained, tmp_path):
-    checkpoint = evaluation.read_checkpoint(trained.out / "checkpoint.pt")
-    labels = trained.test.labels.copy()
-    labels[0, 0, 5, 5] ^= True
-    checkpoint["digest"] = data.digest(trained.training, trained.test._replace(labels=labels))
-    evaluation.save_checkpoint(tmp_path / "checkpoint.pt", checkpoint)
-    with pytest.raises(data.BadInput, match="no longer those of this run"):
-        evaluation.main([str(tmp_path)])
-
-
-def test_trained_networks_load_in_own_code(trained):
-    unet, qam, settings = evaluation.load_networks(str(trained.out))
-    assert settings == {**SETTINGS, "classes": list(data.CLASSES)}
-    assert not unet.training and not qam.training
-    for ours, theirs in ((unet, trained.unet), (qam, trained.qam)):
-        for name, value in theirs.state_dict().items():
-            assert torch.equal(ours.state_dict()[name], value)
 
 
 # --------------------------------------------------------------------------------------- metrics
@@ -242,12 +196,6 @@ def test_the_combined_ranking_is_the_mean_of_three_ranks_or_of_two():
     assert evaluation.combined_ranking(np.zeros(25), losses, quality) == pytest.approx(two)
 
 
-def test_effective_sample_size_counts_the_labels_that_share_the_weight():
-    assert evaluation.effective_sample_size(np.full(7, 0.3)) == pytest.approx(7)
-    assert evaluation.effective_sample_size(np.array([0, 0, 5.0])) == pytest.approx(1)
-    assert evaluation.effective_sample_size(np.array([3.0, 1.0])) == pytest.approx(16 / 10)
-
-
 def test_label_quality_is_a_mean_that_bad_pixels_dominate():
     logits = torch.tensor([[[[2.0, -1.0], [0.5, -3.0]]]])
     labels = torch.tensor([[[[True, True], [False, False]]]])
@@ -258,10 +206,8 @@ def test_label_quality_is_a_mean_that_bad_pixels_dominate():
 
 
 def test_ties_at_the_cut_off_count_in_part():
-    noisy = np.array([True, True, False, False, False])
-    share = evaluation.share_among_worst
+    noisy, share = np.array([True, True, False, False, False]), evaluation.share_among_worst
     assert share(noisy, np.zeros(5), 2) == share(noisy[::-1], np.zeros(5), 2) == 0.4
-    assert share(noisy, np.array([3.0, 1, 2, 1, 0]), 2) == 0.5
     assert share(noisy, np.array([3.0, 1, 2, 1, 0]), 3) == pytest.approx((1 + 0 + 0.5) / 3)
 
 
@@ -277,20 +223,16 @@ def test_dice_is_averaged_over_the_images_that_have_the_class(trained):
 
 
 def test_images_without_a_class_are_counted_beside_the_dice(trained, capsys):
-    clean = trained.test.clean.copy()
-    clean[:4, 1], clean[:, 2] = False, False
-    metrics = evaluation.dice_metrics(trained.unet, trained.test._replace(clean=clean),
-                                      trained.classes, "cpu")
-    prediction = evaluation.predict(trained.unet, torch.from_numpy(trained.test.images)).numpy()
-    nothing = [sum(not mask.any() for mask in prediction[:4, 1]),
-               sum(not mask.any() for mask in prediction[:, 2])]
-    assert metrics["empty"] == {"heart": {"images": 4, "predicted_empty": nothing[0]},
-                                "clavicles": {"images": 6, "predicted_empty": nothing[1]}}
-    evaluation.print_results(SETTINGS, metrics, known=False)
+    test = trained.test._replace(clean=trained.test.clean.copy())
+    test.clean[:4, 1] = False
+    metrics = evaluation.dice_metrics(trained.unet, test, trained.classes, "cpu")
+    prediction = evaluation.predict(trained.unet, torch.from_numpy(test.images)).numpy()
+    nothing = sum(not mask.any() for mask in prediction[:4, 1])
+    assert metrics["empty"] == {"heart": {"images": 4, "predicted_empty": nothing}}
+    evaluation.print_dice(metrics, known=False)
     printed = capsys.readouterr().out
-    assert "Dice on test labels (as given)" in printed and "no test label has clav" in printed
-    assert f"4 images without heart, nothing predicted in {nothing[0]}" in printed
-    assert printed.splitlines()[3].split("|")[4].strip() == "-" and "None" not in printed
+    assert "Dice on test labels (as given)" in printed
+    assert f"4 images without heart, nothing predicted in {nothing}" in printed
 
 
 def test_scores_do_not_depend_on_the_labels_beside_them(trained):
@@ -305,29 +247,24 @@ def test_suspects_agree_with_the_metrics(trained):
     assert list(rows[0]) == [
         "place", "name", "noisy", "operation", "pixels", "score", "weight", "loss", "loss_lungs",
         "loss_heart", "loss_clavicles", "stands_out", "quality", "mean_rank"]
-    noisy = np.array([row["noisy"] == "1" for row in rows])
-
-    def column(name):
-        return np.array([float(row[name]) for row in rows])
-    ranks = evaluation.combined_ranking(column("score"), column("loss"), column("quality"))
-    assert column("mean_rank").tolist() == (1 - ranks).tolist() == sorted(1 - ranks)
-    badness = {"score": -column("score"), "loss": column("loss"), "softmin": -column("quality"),
-               "ranks": ranks}
-    share = noisy.sum() / len(rows)
-    assert audit["random"] == {"auroc": 0.5, "precision_10": share, "recall": share}
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]
+               if name not in ("name", "operation", "stands_out")}
+    noisy, weights = columns["noisy"] == 1, columns["weight"]
+    ranks = evaluation.combined_ranking(columns["score"], columns["loss"], columns["quality"])
+    assert columns["place"].tolist() == list(range(1, len(rows) + 1))
+    assert columns["mean_rank"].tolist() == (1 - ranks).tolist() == sorted(1 - ranks)
+    badness = {"score": -columns["score"], "loss": columns["loss"], "ranks": ranks,
+               "softmin": -columns["quality"]}
     for name, values in badness.items():
         assert audit[name]["auroc"] == pytest.approx(slow_auroc(values[noisy], values[~noisy]))
         worst = sorted(range(len(rows)), key=lambda i: -values[i])
         for key, count in (("precision_10", 10), ("recall", noisy.sum())):
             assert audit[name][key] == pytest.approx(noisy[worst[:count]].mean())
-    assert column("place").tolist() == list(range(1, len(rows) + 1))
-    per_class = [column(f"loss_{name}") for name in data.CLASSES]
-    assert column("loss") == pytest.approx(np.mean(per_class, axis=0))
-    weights = column("weight")
+    per_class = [columns[f"loss_{name}"] for name in data.CLASSES]
+    assert columns["loss"] == pytest.approx(np.mean(per_class, axis=0))
     assert weights.sum() == pytest.approx(len(rows))
     expected = weights.sum() ** 2 / sum(weight * weight for weight in weights)
     assert trained.metrics["effective_sample_size"] == pytest.approx(expected)
-    assert trained.metrics["audit"]["unseen"] is not None
 
 
 def test_if_nobody_knows_which_labels_are_clean_all_of_them_are_ranked(trained):
@@ -336,13 +273,9 @@ def test_if_nobody_knows_which_labels_are_clean_all_of_them_are_ranked(trained):
                                         "cpu", 2.0, "qam+ocm")
     assert metrics["audit"] == {"training": None, "unseen": None}
     assert not {"noisy", "operation", "pixels"} & set(rows[0]) and list(rows[0])[2] == "split"
-    assert sorted(row["name"] for row in rows) == sorted(training.names + test.names)
     for split, cases in (("train", training), ("test", test)):
-        part = [row for row in rows if row["split"] == split]
-        assert sorted(row["name"] for row in part) == sorted(cases.names)
-        ranks = [slow_ranks([sign * row[name] for row in part])
-                 for name, sign in (("score", 1), ("loss", -1), ("quality", 1))]
-        assert [row["mean_rank"] for row in part] == pytest.approx(np.mean(ranks, axis=0))
+        names = [row["name"] for row in rows if row["split"] == split]
+        assert sorted(names) == sorted(cases.names)
     means = [row["mean_rank"] for row in rows]
     assert means == sorted(means) and [row["place"] for row in rows] == list(range(1, 19))
 
@@ -362,12 +295,10 @@ def test_the_oracle_weighs_the_clean_labels_alone(trained):
 
 def test_eval_gives_the_same_metrics_again_from_the_checkpoint_alone(trained, tmp_path, capsys):
     evaluation.print_results(SETTINGS, trained.metrics, known=True)
-    before = capsys.readouterr().out
+    before = capsys.readouterr().out.split("effective")[0]
     shutil.copy(trained.out / "checkpoint.pt", tmp_path)
     evaluation.main([str(tmp_path)])
-    after = capsys.readouterr().out
-    start, end = before.index("| Dice"), before.index("effective")
-    assert before[start:end] in after and "about 25 % of the labels" in after
+    assert before in capsys.readouterr().out
     suspects = (tmp_path / "suspects.csv").read_text()
     assert suspects == (trained.out / "suspects.csv").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -394,74 +325,52 @@ def test_images_get_masks_of_their_own_size(trained, folder, capsys):
 
 
 def test_images_with_labels_get_dice_and_suspects_as_well(trained, folder, capsys):
-    out = folder / "out"
-    evaluation.main([str(trained.out), "--data", str(folder / "labeled"), "--out", str(out)])
-    assert {path.name for path in out.iterdir()} == {
-        *data.CLASSES, "metrics.json", "suspects.csv", "suspects.png"}
-    metrics, rows = json.loads((out / "metrics.json").read_text()), read_csv(out / "suspects.csv")
-    assert set(metrics["dice"]) == {*data.CLASSES, "average"}
-    assert len(rows) == 2 and not {"noisy", "split"} & set(rows[0])
+    for out, count in (("two", 2), ("one", 1)):  # a single image is enough
+        evaluation.main([str(trained.out), "--data", str(folder / "labeled"),
+                         "--out", str(folder / out)])
+        assert {path.name for path in (folder / out).iterdir()} == {
+            *data.CLASSES, "metrics.json", "suspects.csv", "suspects.png"}
+        rows = read_csv(folder / out / "suspects.csv")
+        assert len(rows) == count and not {"noisy", "split"} & set(rows[0])
+        for part in ("images", *data.CLASSES):
+            (folder / "labeled" / part / "case1.png").unlink(missing_ok=True)
     printed = capsys.readouterr().out
     assert "Dice on test labels (as given)" in printed and "the paper" not in printed
-    for part in ("images", *data.CLASSES):  # a single image is enough
-        (folder / "labeled" / part / "case1.png").unlink()
-    out = folder / "one"
-    evaluation.main([str(trained.out), "--data", str(folder / "labeled"), "--out", str(out)])
-    assert len(read_csv(out / "suspects.csv")) == 1
-
-
-def test_data_of_other_classes_are_refused(trained, folder):
     (folder / "labeled" / "heart").rename(folder / "labeled" / "spleen")
     with pytest.raises(data.BadInput, match="spleen"):
-        evaluation.main([str(trained.out), "--data", str(folder / "labeled"), "--out",
-                         str(folder / "out")])
-    assert not (folder / "out").exists()
+        evaluation.main([str(trained.out), "--data", str(folder / "labeled"),
+                         "--out", str(folder / "none")])
+    assert not (folder / "none").exists()
 
 
 # ----------------------------------------------------------------------- warnings, text, tables
 
-def warnings_for(count=200, dice=0.9, noise=0.0, epochs=40, effective=None, share=None,
-                 strategy="qam+ocm", masks=None):
-    """The warnings of a run with one class, with foreground in a quarter of each mask."""
-    if masks is None:
-        masks = np.zeros((5, 1, 8, 8), bool)
-        masks[:, :, :4, :4] = True
-    settings = {"noise": noise, "epochs": epochs, "batch": 16, "strategy": strategy}
-    metrics = {"dice": {"cells": dice, "average": dice}}
-    metrics["effective_sample_size"] = count if effective is None else effective
-    training, test = cases_of(np.zeros((count, 1, 8, 8), bool)), cases_of(masks)
+def warnings_for(count=200, dice=0.9, noise=0.0, epochs=40, effective=None, share=None):
+    """The warnings of a run with one class, with foreground in a quarter of half of the masks."""
+    masks = np.zeros((6, 1, 8, 8), bool)
+    masks[:3, :, :4, :4] = True  # where the class is, foreground everywhere has Dice 0.4
+    settings = {"noise": noise, "epochs": epochs, "batch": 16, "strategy": "qam+ocm"}
+    metrics = {"dice": {"cells": dice}, "effective_sample_size": effective or count}
+    training, test = SimpleNamespace(names=["a name"] * count), SimpleNamespace(clean=masks)
     return evaluation.warnings_of(settings, metrics, training, test, share)
 
 
 @pytest.mark.parametrize("changes, words", [
     ({"effective": 99}, "rest on 99 of 200 labels"), ({"epochs": 20}, "240 training steps"),
-    ({"count": 59}, "59 training labels"), ({"dice": 0.4}, "Dice 0.400 of cells"),
-    ({"share": 0.41}, "41% of the labels contradict")])
-def test_each_warning_is_one_line(changes, words):
-    assert warnings_for() == [] and warnings_for(effective=100, share=0.4, dice=0.41) == []
+    ({"count": 59, "epochs": 400}, "59 training labels"), ({"dice": 0.4}, "Dice 0.400 of cells"),
+    ({"share": 0.41}, "41% of the labels contradict"),
+    ({"effective": 100, "share": 0.4, "dice": 0.41}, None), ({"dice": None}, None),
+    ({"effective": 60, "share": 0.5, "noise": 0.5}, None)])  # noise added on purpose
+def test_each_warning_is_one_line_and_none_is_to_be_ignored(changes, words):
     warnings = warnings_for(**changes)
-    assert len(warnings) == 1 and words in warnings[0] and "\n" not in warnings[0]
-
-
-def test_no_warning_is_one_to_ignore():
-    assert warnings_for(effective=60, share=0.5, noise=0.5) == []  # noise added on purpose
-    assert "use --strategy baseline" in warnings_for(count=59)[0]
-    assert "--strategy" not in warnings_for(count=59, strategy="baseline")[0]  # what one does
-    assert warnings_for(dice=None) == []  # no test label has the class
-
-
-def test_foreground_everywhere_is_compared_where_the_class_is():
-    truth = np.random.default_rng(0).random((60, 1, 8, 8)) < 0.5
-    truth[:55] = False
-    everywhere = np.mean([slow_dice(np.ones((8, 8)), mask[0]) for mask in truth[55:]])
-    assert len(warnings_for(dice=everywhere - 1e-6, masks=truth)) == 1
-    assert warnings_for(dice=everywhere + 1e-6, masks=truth) == []
+    assert len(warnings) == (words is not None)
+    for warning in warnings:
+        assert words in warning and "\n" not in warning
 
 
 @pytest.mark.parametrize("share, words", [
     (None, "too few labels to tell"), (0.0, "no group of bad labels"),
-    (0.253, "about 25 % of the labels form a group of their own with a high loss"),
-    (0.004, "about 1 % of the labels")])
+    (0.253, "about 25.3% of the labels form a group of their own with a high loss")])
 def test_a_run_ends_with_the_share_of_bad_labels(share, words, trained, capsys):
     evaluation.print_results(SETTINGS, {**trained.metrics, "rejected_share": share}, known=True)
     assert words in capsys.readouterr().out.splitlines()[-1]
@@ -476,44 +385,29 @@ def write_run(folder, average, audit=None, **settings):
                           {"dice": dice, "audit": {"training": audit, "unseen": None}})
 
 
-def table_of(folder, capsys):
-    """What eval.py --table prints: the rows as dicts."""
-    evaluation.main(["--table", str(folder)])
-    lines = [[cell.strip() for cell in line.strip("|").split("|")]
-             for line in capsys.readouterr().out.splitlines()]
-    return [dict(zip(lines[0], cells)) for cells in lines[2:]]
-
-
-def test_a_row_of_the_table_is_mean_and_deviation_over_seeds(tmp_path, capsys):
+def test_a_row_of_the_table_is_mean_and_deviation_over_seeds(tmp_path):
     audit = {"score": {"auroc": 0.9}, "loss": {"auroc": 0.8}}  # without "ranks"
     write_run(tmp_path / "a", 0.5, audit, seed=0, data="JSRT", band="5-13")
     write_run(tmp_path / "b", 0.7, audit, seed=10, data="JSRT", gone=1)  # only one run knows it
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "config.json").write_text("{}")
-    (row,) = table_of(tmp_path, capsys)
-    assert row == {"noise": "0.5", "band": "5-13", "strategy": "qam+ocm", "run": "seeds 0 10",
-                   "Dice lungs": "0.900 ± 0.000", "Dice heart": "0.800 ± 0.000",
-                   "Dice average": "0.600 ± 0.141", "the paper's": "0.912",
-                   "AUROC by score": "0.900 ± 0.000", "AUROC by loss": "0.800 ± 0.000"}
+    titles, row = evaluation.table_of(tmp_path)
+    assert dict(zip(titles, row)) == {
+        "noise": "0.5", "band": "5-13", "strategy": "qam+ocm", "run": "seeds 0 10",
+        "Dice lungs": "0.900 ± 0.000", "Dice heart": "0.800 ± 0.000",
+        "Dice average": "0.600 ± 0.141", "the paper's": "0.912",
+        "AUROC by score": "0.900 ± 0.000", "AUROC by loss": "0.800 ± 0.000"}
 
 
-def test_other_settings_are_other_rows_and_named(tmp_path, capsys):
+def test_other_settings_are_other_rows_and_named(tmp_path):
     for batch, strategy in itertools.product((16, 4), ("oracle", "baseline")):
         write_run(tmp_path / f"{strategy}{batch}", 0.5, batch=batch, strategy=strategy)
-    rows = table_of(tmp_path, capsys)
-    assert {(row["strategy"], row["--batch"], row["run"]) for row in rows} == {
-        (strategy, str(batch), f"{strategy}{batch}")
-        for batch, strategy in itertools.product((16, 4), ("oracle", "baseline"))}
-    assert [row["strategy"] for row in rows] == ["baseline", "baseline", "oracle", "oracle"]
-    assert "the paper's" not in rows[0]  # of phantoms it says nothing
-
-
-@pytest.mark.parametrize("content", ["{}", '{"arguments": null}', "hello"])
-def test_a_folder_of_something_else_has_no_table(content, tmp_path):
-    write_run(tmp_path / "run", 0.5)
-    (tmp_path / "run" / "config.json").write_text(content)
+    titles, *rows = evaluation.table_of(tmp_path)
+    assert titles[2:4] == ["strategy", "--batch"] and "the paper's" not in titles  # of phantoms
+    assert [row[2:4] + row[-1:] for row in rows] == [
+        ["baseline", "16", "baseline16"], ["baseline", "4", "baseline4"],
+        ["oracle", "16", "oracle16"], ["oracle", "4", "oracle4"]]
+    (tmp_path / "oracle16" / "config.json").write_text('{"arguments": null}')
     with pytest.raises(data.BadInput, match="not a run of train.py"):
-        evaluation.main(["--table", str(tmp_path)])
+        evaluation.table_of(tmp_path)
 
 
 def test_the_papers_row_stands_only_beside_its_own_noise():
@@ -533,61 +427,19 @@ def test_the_papers_averages_are_those_of_its_classes():
             assert (lungs + heart + clavicles) / 3 == pytest.approx(average, abs=0.0015)
 
 
-def test_the_results_page_tells_shares_beside_true_ones(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("make", ROOT / ".github" / "results" / "make.py")
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
-    monkeypatch.setattr(make, "HERE", tmp_path)
-    for seed, share in ((0, 0.45), (1, None)):
-        write_run(tmp_path / "set" / str(seed), 0.5, {"random": {"recall": 0.5}}, seed=seed)
-        path = tmp_path / "set" / str(seed) / "metrics.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "rejected_share": share}))
-    make.main(["shares", "set"])
-    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[2].split("|")[1:-1]]
-    assert cells == ["set", "0.5", "5-13", "erode-dilate", "auto", "0.50 0.50", "0.45 -", "0 1"]
+# ------------------------------------------------------------------------------ plots and images
 
-
-# ----------------------------------------------------------------------------------------- plots
-
-@pytest.mark.parametrize("low, high", [(0, 1), (-0.3, 2.7), (0.912, 0.934), (5, 5), (1, 4000)])
-def test_ticks_are_round_and_around_the_values(low, high):
-    values = evaluation.ticks(low, high, 5)
-    steps = np.diff(values)
-    assert values[0] <= low + 1e-9 and values[-1] >= high - 1e-9 and 2 <= len(values) <= 12
-    assert np.allclose(steps, steps[0]) and f"{steps[0]:.0e}"[0] in "125"  # its first digit
-
-
-def places(image, color):
-    """The mean (y, x) of the pixels of nearly this color, left of the legend."""
-    distance = np.abs(np.asarray(image)[:, :555].astype(int) - color).sum(axis=-1)
-    return np.argwhere(distance < 60).mean(axis=0)
-
-
-def test_dots_and_marks_lie_where_the_axes_say():
+def test_dots_lie_where_the_axes_say_and_ticks_are_round():
     colors, spots = (evaluation.RED, evaluation.GREEN, evaluation.SKY), ((0, 0), (5, 1), (10, 2))
     series = [evaluation.Series("dot", color, np.array([float(x)]), np.array([float(y)]), dots=True)
               for color, (x, y) in zip(colors, spots)]
-    image = evaluation.chart("title", series, "x", "y", mark=(5, ""))
-    first, middle, last = [places(image, color) for color in colors]
-    assert middle == pytest.approx((first + last) / 2, abs=1)
-    y = round(middle[0])
-    line = np.asarray(image)[y - 1:y + 2, 52:560, 0].min(axis=0)  # the grid line of 1
-    ends = 52 + np.flatnonzero(line < 250)[[0, -1]]
-    assert first[0] > last[0] and [first[1], last[1]] == pytest.approx(ends, abs=1.5)
-    row = np.asarray(image)[90, 60:540, 0]  # above the dots, between grid lines: the mark alone
-    assert 60 + np.argmin(row) == pytest.approx(middle[1], abs=1)
-
-
-def test_a_chart_takes_bands_gaps_and_single_points():
-    x, y = np.arange(5.0), np.array([math.nan, 0.5, math.nan, math.nan, math.nan])
-    single = evaluation.Series("one", evaluation.PURPLE, x, y, (y - 0.1, y + 0.1))
-    image = evaluation.chart("title", [single], "x", "y", (300, 200))
-    assert image.size == (300, 200) and has_color(np.asarray(image)[:, :200], evaluation.PURPLE)
-    flat = evaluation.Series("b", evaluation.RUST, x, np.full(5, 0.5), (np.zeros(5), np.ones(5)))
-    column = np.asarray(evaluation.chart("title", [flat], "x", "y"))[:, 300].astype(int)
-    reddish = np.flatnonzero(column[:, 0] - column[:, 2] > 20)
-    line = np.flatnonzero(np.abs(column - evaluation.RUST).sum(axis=1) < 60).mean()
-    assert line - reddish[0] == pytest.approx(reddish[-1] - line, abs=2) and len(reddish) > 200
+    image = np.asarray(evaluation.chart("title", series, "x", "y"))[:, :555]  # without the legend
+    assert evaluation.ticks(-0.3, 1.7, 5) == pytest.approx(np.arange(-0.5, 2.1, 0.5))
+    first, middle, last = [np.argwhere(np.abs(image.astype(int) - color).sum(axis=-1) < 60)
+                           .mean(axis=0) for color in colors]
+    assert middle == pytest.approx((first + last) / 2, abs=1) and first[0] > last[0]
+    line = image[round(middle[0]), 52:, 0]  # the grid line of 1, from the first dot to the last
+    assert [first[1], last[1]] == pytest.approx(52 + np.flatnonzero(line < 250)[[0, -1]], abs=1.5)
 
 
 def test_curves_show_what_is_known():
@@ -599,24 +451,17 @@ def test_curves_show_what_is_known():
 
 
 def test_the_film_has_a_frame_an_epoch_and_keeps_the_last_known_weight(tmp_path):
-    rng = np.random.default_rng(0)
-    weights = rng.random((8, 40)) * 3
-    missing = rng.random(weights.shape) < 0.1
+    weights = np.random.default_rng(0).random((8, 40)) * 3
     filled = weights.copy()
-    for epoch, i in np.argwhere(missing):  # in the order of epochs
-        filled[epoch, i] = filled[epoch - 1, i] if epoch else math.nan
-    weights[missing] = math.nan
-    operations = [["", "erode", "dilate"][k] for k in rng.integers(3, size=40)]
-    evaluation.weights_film(tmp_path / "weights.gif", weights, operations)
-    evaluation.weights_film(tmp_path / "filled.gif", filled, operations)
-    assert (tmp_path / "weights.gif").read_bytes() == (tmp_path / "filled.gif").read_bytes()
-    frames = iio.imread(tmp_path / "weights.gif")
-    assert len(frames) == 8 and frames.shape[2] == 560
+    weights[3:5, 7], filled[3:5, 7] = math.nan, weights[2, 7]
+    frames = []
+    for values in (weights, filled):
+        evaluation.weights_film(tmp_path / "film.gif", values, ["", "erode", "dilate", ""] * 10)
+        frames.append(iio.imread(tmp_path / "film.gif"))
+    assert np.array_equal(*frames) and frames[0].shape[:3] == (8, 360, 560)
     for color in (evaluation.BLUE, evaluation.RUST, evaluation.GREEN):
-        assert has_color(frames[0], color) and has_color(frames[-1], color)
+        assert has_color(frames[0][0], color) and has_color(frames[0][-1], color)
 
-
-# ---------------------------------------------------------------------------------------- images
 
 def test_an_outline_is_where_a_4_neighbor_is_background():
     mask = np.random.default_rng(0).random((30, 40)) < 0.7
@@ -629,31 +474,30 @@ def test_an_outline_is_where_a_4_neighbor_is_background():
 
 
 def test_samples_show_clean_labels_only_if_they_are_known(trained):
-    for cases, columns in ((trained.training, 4), (unknown(trained.training), 3)):
+    for cases in (trained.training, unknown(trained.training)):
         image = evaluation.sample_image(trained.unet, cases, "cpu")
-        assert image.width == columns * (256 + 6) and has_color(image, evaluation.YELLOW)
+        assert image.width == 3 * (256 + 6) and has_color(image, evaluation.YELLOW)
         last = np.asarray(image)[50:, -256:]  # below the legend: the predictions
         assert has_color(last, evaluation.RED) == cases.known
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_suspects_are_captioned_and_drawn_in_one_color_a_class(known, trained, monkeypatch):
-    rows, parts = trained.rows, [trained.test, trained.training]
+    rows, drawn, grid = [dict(row) for row in trained.rows[:5]], [], evaluation.grid
     if not known:
-        rows = [{name: row[name] for name in row if name not in ("noisy", "operation", "pixels")}
-                for row in rows]
-    captions, grid = [], evaluation.grid
+        for row in rows:
+            del row["noisy"], row["operation"], row["pixels"]
 
-    def remembering_grid(tiles, texts, **options):
-        captions.extend(texts)
-        return grid(tiles, texts, **options)
+    def remembering_grid(tiles, captions, **options):
+        drawn.extend(captions)
+        return grid(tiles, captions, **options)
     monkeypatch.setattr(evaluation, "grid", remembering_grid)
-    image = evaluation.suspects_image(trained.unet, trained.classes, rows[:5], parts, "cpu")
-    assert image.width == 4 * (256 + 6)
+    image = evaluation.suspects_image(trained.unet, trained.classes, rows,
+                                      [trained.test, trained.training], "cpu")
     shown = [has_color(image, color) for color in (*evaluation.OUTLINES[:3], evaluation.SKY)]
     assert all(shown) and not has_color(image, evaluation.RED)
-    for row, caption in zip(trained.rows, captions):
-        assert f"{row['place']}. {row['name']}" in caption
+    for row, caption in zip(trained.rows, drawn):
+        assert caption.startswith(f"{row['place']}. {row['name']}\n")
         assert f"{row['stands_out']} stands out" in caption
-        shown = [kind for kind in data.DAMAGE if kind in caption]
-        assert shown == ([row["operation"]] if known and row["noisy"] else [])
+        kinds = [kind for kind in data.DAMAGE if kind in caption]
+        assert kinds == ([row["operation"]] if known and row["noisy"] else [])

@@ -311,8 +311,9 @@ def warnings_of(settings, metrics, training, test, share):
     steps = settings["epochs"] * (count // min(settings["batch"], count))
     warnings = []
     if count < ENOUGH_LABELS or steps < ENOUGH_STEPS:
+        advice = "" if settings["strategy"] == "baseline" else ", or use --strategy baseline"
         warnings.append(f"{count} training labels, {steps} training steps: to tell labels apart, "
-                        f"have {ENOUGH_LABELS} and {ENOUGH_STEPS}, or use --strategy baseline")
+                        f"have {ENOUGH_LABELS} and {ENOUGH_STEPS}{advice}")
     if settings["noise"] == 0:  # if noise was added on purpose, these two are no surprise
         if effective < count / 2:
             warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "

@@ -292,6 +292,8 @@ def main(words):
         return tables[words[0]](*words[1:])
     if words and words[0] == "shares":
         return print_shares(words[1:])
+    if words not in ([], ["--check"]):
+        sys.exit(f"{' '.join(words)}: no such table; there are {', '.join([*tables, 'shares'])}")
     stale = []
     for page in PAGES:
         text = remade(page)

@@ -122,13 +122,9 @@ def read_checkpoint(path):
 # ---------------------------------------------------------------------------- networks on images
 
 def build_networks(settings, classes, device):
-    """Build U-Net and QAM from the run's seed; BadInput for a --size that they cannot take."""
+    """Build U-Net and QAM, drawn from the run's seed."""
     torch.manual_seed(settings["seed"])
     unet, qam = pal.UNet(len(classes), settings["width"]), pal.QAM(len(classes))
-    try:
-        pal.check_size((settings["size"], settings["size"]), max(unet.multiple, qam.multiple))
-    except ValueError as error:
-        raise data.BadInput(f"--size: {error}") from None
     return [network.to(device, memory_format=torch.channels_last) for network in (unet, qam)]
 
 
@@ -544,7 +540,9 @@ def training_curves(log, classes):
     def column(name):
         return np.array([row.get(name) for row in log], dtype=float)  # NaN if there is none
 
-    charts, middle = [], (max(1, len(log) // 2), "half-way")  # there lambda is decided
+    charts, middle = [], None
+    if log[0]["lam"] != log[-1]["lam"]:
+        middle = (len(log) // 2, "half-way: lambda")
     for (title, y_label), labels in plots.items():
         series = []
         for (name, label), color in zip(labels.items(), itertools.cycle(COLORS)):
@@ -616,14 +614,14 @@ def sample_image(unet, training, device):
     """Draw the paper's Fig. 1: four images, noisy ones first, with their labels and predictions."""
     chosen = np.argsort(~training.noisy, kind="stable")[:4]
     predictions = predict(unet, torch.from_numpy(training.images[chosen]).to(device)).cpu().numpy()
-    tiles, captions, legend = [], [], [("label or prediction", YELLOW)]
+    tiles, captions, legend = [], [], [("label", YELLOW), ("prediction", SKY)]
     if training.known:
         legend.append(("clean label", RED))
     for i, prediction in zip(chosen, predictions):
         clean = [(training.clean[i], RED)] if training.known else []
         tiles.append(overlay(training.images[i], []))
         tiles.append(overlay(training.images[i], [(training.labels[i], YELLOW), *clean]))
-        tiles.append(overlay(training.images[i], [(prediction, YELLOW), *clean]))
+        tiles.append(overlay(training.images[i], [(prediction, SKY), *clean]))
         damage = f"{training.operation[i]} {training.pixels[i] or ''}"
         captions += [training.names[i], f"label {damage}", "prediction"]
     return grid(tiles, captions, columns=3, legend=legend)
@@ -669,7 +667,8 @@ def evaluate_run(run, device):
     if data.digest(training, test) != checkpoint["digest"]:
         raise data.BadInput(f"{settings['data']}: the data are no longer those of this run; use "
                             f"eval.py {run} --data FOLDER --out OUT, or train again")
-    metrics, rows = evaluate(unet, qam, classes, training, test, device, checkpoint["lam"],
+    lam = checkpoint["log"][-1]["lam"]
+    metrics, rows = evaluate(unet, qam, classes, training, test, device, lam,
                              settings["strategy"])
     metrics["rejected_share"] = checkpoint["share"]
     metrics["warnings"] = warnings_of(settings, metrics, training, test, checkpoint["share"])

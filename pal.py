@@ -142,8 +142,8 @@ def sample_losses(logits, labels):
 
     loss = BCE + 1 - (2 |p y| + 1) / (|p| + |y| + 1),  p = sigmoid(logit), y the label, |.| a sum
 
-    The paper names no loss. Before shapes are learned, BCE is lower for small labels (once mostly
-    background is predicted) and soft Dice loss for large ones; their sum misleads the QAM less.
+    The paper names no loss. Early in training, BCE is lower for small labels (once background is
+    predicted) and soft Dice loss for large ones; their sum depends less on the area.
     """
     check_precision("logits", logits)
     check_shape("labels", labels, logits.shape)
@@ -183,34 +183,28 @@ def area_trend(losses, labels, scores):
     Before shapes are learned, a loss depends on the label's area, and the QAM would sort labels by
     area. Per class, a line of losses (N, classes) over areas is fitted; an empty label is not on
     the line but has the mean of the empty labels. labels: masks (N, classes, H, W) or their areas
-    (N, classes, 1, 1). scores: raw t (N,), whose weights for lambda = 2 keep bad labels from
-    bending the line. With these weights the trend's mean is 0.
-
-    Limits. The trend explains any two labels entirely, the only one of another area, and the only
-    empty one of a class; if all empty labels are omissions, the QAM cannot see it, although the
-    losses tell. If bad labels are all too large, or all too small, area and quality are one thing
-    to the line: until the scores tell them apart, it hides half of the gap in loss or more. The
-    smaller the mini-batch, the more it hides: hence the default of 16. Areas within 1e-6 of each
-    other count as equal.
+    (N, classes, 1, 1); scores: raw t (N,). Its limits: .github/PAPER.md.
     """
     losses = per_class(losses.detach())
     areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the image
     check_shape("losses", losses, areas.shape)
     check_shape("scores", scores, losses.shape[:1])
+    # Lambda 2 whatever the step's lambda is: bad labels must not bend the line.
     weights = quality_weights(scores.detach(), 2.0)[:, None].expand_as(losses)  # (N, classes)
     empty = areas == 0
-    on_line = weights.masked_fill(empty, 0)
-    from_mean = (areas - weighted_mean(areas, on_line)).masked_fill(empty, 0)
-    variance = weighted_mean(from_mean.square(), on_line).clamp_min(1e-12)  # equal areas: no 0 / 0
+    nonempty = weights.masked_fill(empty, 0)
+    centered = (areas - weighted_mean(areas, nonempty)).masked_fill(empty, 0)
+    variance = weighted_mean(centered.square(), nonempty).clamp_min(1e-12)  # equal areas: no 0 / 0
     # Unusual areas count less (Cauchy's weights): half at two standard deviations from the mean.
-    robust = on_line / (1 + from_mean.square() / (4 * variance))
+    robust = nonempty / (1 + centered.square() / (4 * variance))
     # Weighted least squares: slope = covariance / variance, about the robust mean area.
-    from_robust_mean = areas - weighted_mean(areas, robust)
-    covariance = (robust * from_robust_mean * losses).sum(dim=0)
-    slopes = covariance / (robust * from_robust_mean.square()).sum(dim=0).clamp_min(1e-12)
+    robust_centered = areas - weighted_mean(areas, robust)
+    covariance = (robust * robust_centered * losses).sum(dim=0)
+    slopes = covariance / (robust * robust_centered.square()).sum(dim=0).clamp_min(1e-12)
+    # Only the slope is robust: so centered, the trend has a weighted mean of 0.
     mean_of_empty = weighted_mean(losses, weights.masked_fill(~empty, 0))
-    level = torch.where(empty, mean_of_empty, weighted_mean(losses, on_line))
-    trend = level - weighted_mean(losses, weights) + slopes * from_mean
+    level = torch.where(empty, mean_of_empty, weighted_mean(losses, nonempty))
+    trend = level - weighted_mean(losses, weights) + slopes * centered
     return trend.mean(dim=1)
 
 
@@ -275,16 +269,15 @@ def two_groups(losses):
 def rejected_share(losses):
     """Estimate the share of labels that form a group of their own with a high loss; 0 if none do.
 
-    losses (N,) or (N, classes): L_i of all labels, of one epoch or the mean of several. NaN: this
-    class says nothing about this label, as where label and prediction are both empty. Not in the
-    paper. If `two_groups` explains less than 3/4 of the variance, there are no two groups. The true
+    losses (N,) or (N, classes): L_i of all labels, of one epoch or the mean of several; NaN where a
+    loss carries no information, as if label and prediction are both empty. Not in the paper. If `two_groups` explains less than 3/4 of the variance, there are no two groups. The true
     share is only seen through the losses: mild noise reads too low, and unusual images count.
     ValueError for fewer than two labels, or infinite losses. Fewer than 60 labels often show two
     groups by chance.
     """
     losses = per_class(losses.detach())
-    known = losses[~losses.isnan().all(dim=1)]  # labels that some class says something about
-    known = known[:, ~known.isnan().all(dim=0)]  # classes that say something about some label
+    known = losses[~losses.isnan().all(dim=1)]  # without labels whose losses are all NaN
+    known = known[:, ~known.isnan().all(dim=0)]  # and without such classes
     if len(known) < 2 or known.isinf().any():
         raise ValueError(f"losses of {len(known)} labels: two or more, finite ones, are needed")
     mean_of_class = known.nanmean(dim=0)

@@ -8,12 +8,6 @@
 The run folder (--out) receives config.json, log.csv, suspects.csv, metrics.json, checkpoint.pt and
 plots.
 """
-import signal
-
-if __name__ == "__main__":
-    # Importing torch takes seconds; Ctrl-C then ends the script without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import argparse
 import json
 import math
@@ -36,10 +30,10 @@ from pal import (area_trend, auto_lambda, check_size, pick_and_learn, pick_and_l
 # What --paper changes. Also: constant learning rates, Adam's defaults. The networks stay ours.
 SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_trend=False,
                    augment=False)
-SHIFT = 1 / 16  # the most that `augment` does: of the image's side,
-ZOOM = 0.1  # a tenth smaller or larger,
-TURN = 5.0  # degrees
-LOOK = 3  # epochs before the middle of the training, whose mean losses tell how many labels are bad
+SHIFT = 1 / 16  # `augment` shifts by up to this share of the image's side
+ZOOM = 0.1  # and makes it up to a tenth smaller or larger
+TURN = 5.0  # and rotates it by up to so many degrees
+LOOK = 3  # epochs up to half-way whose mean losses estimate the share of bad labels
 DICE_EVERY = 4  # epochs: testing after each would take a tenth longer
 
 
@@ -55,8 +49,8 @@ def step_without_trend(losses, labels, scores, lam):
 
 
 def oracle_step(losses, labels, scores, lam):
-    """Weigh clean labels, of score 1, equally, others, of score 0, not at all (even if all are)."""
-    weights = scores / scores.sum().clamp_min(1)
+    """Weigh clean labels (score 1) equally, and noisy ones (score 0) not at all."""
+    weights = scores / scores.sum().clamp_min(1)  # a mini-batch may have no clean label
     return pick_and_learn_loss(losses, weights), weights
 
 
@@ -65,8 +59,8 @@ def loss_step(losses, labels, scores, lam):
 
     The area trend is always removed, and t is standardized in the mini-batch.
     """
-    own = losses.detach().mean(dim=1) - area_trend(losses, labels, scores)
-    weights = quality_weights((own.mean() - own) / (own.std() + 1e-6), lam)
+    excess = losses.detach().mean(dim=1) - area_trend(losses, labels, scores)
+    weights = quality_weights((excess.mean() - excess) / (excess.std() + 1e-6), lam)
     return pick_and_learn_loss(losses, weights), weights
 
 
@@ -99,7 +93,7 @@ def train_epoch(unet, qam, optimizer, schedule, images, labels, batch, lam, rng,
     batch: labels in a mini-batch; lam: the bound of eq. (2), None without OCM; step: see above;
     fixed_scores (N,): instead of the QAM's, which then does not run. Returns, on the CPU: raw
     scores (N,), weights x batch (N,), losses (N, classes). They are NaN for labels that were in no
-    mini-batch, losses also where label and prediction are both empty: these say nothing.
+    mini-batch, losses also where label and prediction are both empty: these carry no information.
     """
     if len(images) < batch:
         raise ValueError(f"{len(images)} images do not fill a mini-batch of {batch}")
@@ -152,7 +146,7 @@ def make_optimizer(unet, qam, arguments, steps):
 
 
 def training_options(arguments, training, device, bf16):
-    """Return the options of `train_epoch` that make the strategy."""
+    """Return the options of `train_epoch`, some of which differ between strategies."""
     options = {"batch": min(arguments.batch, len(training.names)), "augmented": arguments.augment,
                "bf16": bf16, "step": pick_and_learn}
     if not arguments.area_trend:
@@ -181,7 +175,7 @@ def train(arguments):
     classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
     if len(training.names) < 3:
         raise BadInput(f"{len(training.names)} training images: three or more are needed")
-    if arguments.strategy == "oracle" and (training.noisy.all() or not training.noisy.any()):
+    if arguments.strategy == "oracle" and not 0 < training.noisy.mean() < 1:
         raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
     print_data_summary(classes, training, test)
     images = torch.from_numpy(training.images).to(device)  # (N, H, W) uint8
@@ -216,7 +210,7 @@ def train(arguments):
     begun = time.perf_counter() - earlier
     for epoch in range(len(log) + 1, arguments.epochs + 1):
         # A generator per epoch, so that a resumed run draws the same numbers. (Epoch 1001 of seed 0
-        # draws those of epoch 1 of seed 1.)
+        # draws the same as epoch 1 of seed 1.)
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
         scores, weights, losses = train_epoch(unet, qam, optimizer, schedule, images, labels,
                                               lam=state["lam"], rng=rng, **options)
@@ -228,7 +222,7 @@ def train(arguments):
         print_epoch(row, arguments.epochs)
         state["label_weights"].append(weights)
         state["losses"] = [*state["losses"], losses][-LOOK:]
-        if epoch == arguments.epochs // 2:  # look once, then trust as the labels deserve
+        if epoch == max(1, arguments.epochs // 2):  # once: lambda for the second half
             is_auto = arguments.lam == "auto" and state["lam"] is not None
             state["share"], state["lam"] = look_half_way(state["losses"], state["lam"], is_auto)
         state_dicts = {name: part.state_dict() for name, part in parts.items()}
@@ -341,8 +335,9 @@ def print_epoch(row, epochs):
     if "weight_noisy_mean" in row and math.isfinite(row["weight_noisy_mean"]):
         line += f"  weight x N: clean {row['weight_clean_mean']:.2f}"
         line += f" noisy {row['weight_noisy_mean']:.2f}"
-    if math.isfinite(row["dice_average"] or math.nan):
-        line += f"  test Dice {row['dice_average']:.3f}"
+    dice = row["dice_average"]
+    if dice is not None and math.isfinite(dice):
+        line += f"  test Dice {dice:.3f}"
     print(f"{line:75s}{left:4.0f} s left", flush=True)
 
 
@@ -361,7 +356,7 @@ def peak_memory_mb(device):
 # ------------------------------------------------------------------------------------- run folders
 
 DATA_OPTIONS = ("data", "images", "masks", "skip_unpaired", "clean", "group", "exclude",
-                "test_images", "test_masks", "device")  # may be spelled anew: the digest decides
+                "test_images", "test_masks", "device")  # may change: the digest is compared instead
 
 
 def run_name(arguments):
@@ -490,7 +485,7 @@ def check_arguments(arguments):
         check_size((a.size, a.size), 32)  # the QAM's
     except ValueError as error:
         raise BadInput(f"--size: {error}") from None
-    if a.strategy == "oracle" and a.noise == 0 and not a.clean:
+    if a.strategy == "oracle" and a.noise in (0, 1) and not a.clean:
         raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
 
 
@@ -513,5 +508,4 @@ def choose_device(name):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on run_main reports it
     evaluation.run_main(lambda: train(parse_arguments()))

@@ -69,10 +69,12 @@ class Cases(NamedTuple):
 
 
 def progress(items, what):
-    """Yield the items; after two seconds, show on stderr how many are done."""
+    """Yield the items, and show on stderr how many are done: a live line after two seconds on a
+    terminal, a line every 30 seconds elsewhere.
+    """
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     end, pause = ("\r", 0.2) if is_terminal else ("\n", 30)
-    due = time.monotonic() + 2
+    due = time.monotonic() + (2 if is_terminal else 30)
     for done, item in enumerate(items):
         if time.monotonic() >= due:
             print(f"{what} {done}/{len(items)}", end=end, file=sys.stderr, flush=True)
@@ -85,7 +87,7 @@ def progress(items, what):
 # ------------------------------------------------------------------ label noise, sizes, the split
 
 def dilate(mask, n):
-    """Dilate a bool mask (..., H, W) by the Euclidean disc of radius n; outside is nothing."""
+    """Dilate a bool mask (..., H, W) by the Euclidean disc of radius n; the border adds nothing."""
     rows = [np.array(mask, dtype=bool)]  # rows[r]: the mask grown by r pixels along each row
     for r in range(1, n + 1):
         grown = rows[-1].copy()

@@ -224,10 +224,11 @@ def test_digest_tells_what_changed():
 
 @pytest.mark.parametrize("terminal, expected", [
     (True, "reading 2/4\rreading 3/4\r" + 60 * " " + "\r"), (False, "reading 2/4\n")])
-def test_progress_is_silent_for_two_seconds(terminal, expected, monkeypatch):
+def test_progress_is_silent_for_two_seconds_on_a_terminal_and_for_thirty_elsewhere(
+        terminal, expected, monkeypatch):
     stream = io.StringIO()
     stream.isatty = lambda: terminal
-    clock = iter([0, 0.5, 1.5, 2.5, 2.5, 3.5, 3.5])
+    clock = iter([0, 0.5, 1.5, 30.5, 30.5, 31.5, 31.5])
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(data.time, "monotonic", lambda: next(clock))
     assert list(data.progress("abcd", "reading")) == list("abcd")

@@ -72,7 +72,7 @@ def progress(items, what):
     """Yield the items, and show on stderr how many are done: a live line after two seconds on a
     terminal, a line every 30 seconds elsewhere.
     """
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
     end, pause = ("\r", 0.2) if is_terminal else ("\n", 30)
     due = time.monotonic() + (2 if is_terminal else 30)
     for done, item in enumerate(items):
@@ -296,9 +296,12 @@ def choose_patterns(root, images, masks, clean):
     classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
     only_class = classes[0] if len(classes) == 1 else ""
     clean = [parse_pattern(text, only_class) for text in clean]
-    if "average" in given or not given >= {pattern.name for pattern in clean}:
-        raise BadInput(f"{root}: classes: {listed(given)}; none may be called average, and each "
-                       "pattern of --clean needs CLASS= of one of them")
+    if any(name == "average" or re.search(r"^\.|/", name) for name in given):
+        raise BadInput(f"{root}: classes: {listed(given)}; none may be called average, begin with "
+                       "a dot, or contain a slash")
+    if not given >= {pattern.name for pattern in clean}:
+        raise BadInput(f"{root}: classes: {listed(given)}; each pattern of --clean needs CLASS= of "
+                       "one of them")
     return classes, parse_pattern(images), masks, clean
 
 
@@ -354,8 +357,8 @@ def pair(root, images, masks, skip_unpaired):
             problems.append(f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}, "
                             f"{len(strangers)} mask(s) without image: {listed(strangers)}")
     if problems and not (skip_unpaired and names):
-        raise BadInput(f"{root}: {'; '.join(problems)}; correct --images and --masks, or leave "
-                       "such files out with --skip-unpaired")
+        raise BadInput(f"{root}: {'; '.join(problems)}; correct --images and --masks (without them "
+                       "each folder is a class), or leave such files out with --skip-unpaired")
     for problem in problems:
         print(f"left out: {problem}")
     return sorted(names, key=lambda name: (name.lower(), name))
@@ -381,7 +384,7 @@ def open_image(path, notes):
             image.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
             ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the readers raise whatever they like
-        reason = str(error).partition("\n")[0][:80] or type(error).__name__
+        reason = re.sub(" <.*|\n.*", "", str(error))[:80] or type(error).__name__
         raise BadInput(f"{path}: cannot be read as an image ({reason}); replace by PNG") from None
     if pages > 1 and image.format != "MPO":  # phones put a second view into a JPEG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
@@ -513,7 +516,7 @@ def print_summary(found, shapes, labels, seen):
         border = np.mean([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]])
         texts = [pattern.text for pattern in found.masks
                  if pattern.name == name and pattern.value is None]
-        if texts and masks.mean() > 0.5 and border > 0.9:
+        if texts and masks.mean() > 0.5 and border > 0.8:  # background usually touches the border
             raise BadInput(f"{found.root}: masks of {name} seem inverted, the border is foreground;"
                            f" write {texts[0]}=0 if they are, =1- if they are not")
 
@@ -572,7 +575,9 @@ def load(data, size, noise, band, seed, noise_kind="erode-dilate", images=None, 
         training, test = np.arange(len(found.names)), np.arange(len(test_names))
     else:
         training, test = split(found.paths, seed, group)
-    if not found.classes or test_found.classes != found.classes:
+    if not found.classes:
+        raise BadInput(f"{data}: no masks; say where they are with --masks")
+    if test_found.classes != found.classes:
         raise BadInput(f"{data}: masks of {listed(found.classes)}, test masks of "
                        f"{listed(test_found.classes)}; name the same classes in --masks")
     if exclude:
@@ -595,16 +600,19 @@ def load(data, size, noise, band, seed, noise_kind="erode-dilate", images=None, 
 
 def exclude_cases(path, names, training, test_names):
     """Return the training indices without the names in a file: one a line, or a suspects.csv."""
-    columns = None if str(path).endswith(".csv") else ["name"]
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        lines = [row.get("name") or "" for row in csv.DictReader(file, columns)]
+    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    if "name" in lines[:1] or ",name," in f",{''.join(lines[:1])},":
+        lines = [row["name"] or "" for row in csv.DictReader(lines)]
     excluded = {unicodedata.normalize("NFC", line.strip()) for line in lines} - {""}
     unknown = excluded - {*names, *test_names}
     kept = np.array([i for i in training if names[i] not in excluded], dtype=int)
-    if unknown or not excluded or not len(kept):
-        raise BadInput(f"--exclude {path}: {len(excluded)} names, of no case: {listed(unknown)}; "
-                       f"{len(kept)} training cases left; write one name a line, or a suspects.csv")
-    print(f"--exclude: {len(kept)} of {len(training)} training cases left; test cases stay")
+    if unknown or not 0 < len(kept) < len(training):
+        raise BadInput(f"--exclude {path}: {len(excluded)} names, unknown: {listed(unknown)}; "
+                       f"{len(kept)} of {len(training)} training cases left; write one name a "
+                       "line, or keep the header of suspects.csv")
+    left_out = len(training) - len(kept)
+    print(f"--exclude: {len(kept)} of {len(training)} training cases left; "
+          f"{len(excluded) - left_out} of the names are test cases, which stay")
     return kept
 
 

@@ -42,9 +42,9 @@ ENOUGH_STEPS, ENOUGH_LABELS = 300, 60  # with fewer, scores were seen to lock on
 # Okabe and Ito's palette: its colors stay distinct under the common kinds of color blindness.
 BLUE, RUST, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
 ORANGE, SKY, GRAY = (230, 159, 0), (86, 180, 233), (120, 120, 120)
-RED, YELLOW, TEXT = (255, 48, 48), (255, 215, 0), (40, 40, 40)
+RED, YELLOW, PINK, TEXT = (255, 48, 48), (255, 215, 0), (255, 90, 230), (40, 40, 40)
 COLORS = (BLUE, RUST, GREEN, PURPLE, ORANGE, SKY, GRAY)  # of curves and dots
-OUTLINES = (YELLOW, PURPLE, GREEN, ORANGE, RED)  # of the classes; the prediction's is SKY
+OUTLINES = (YELLOW, PINK, GREEN, ORANGE, PURPLE)  # of the classes; the prediction's is SKY
 KINDS = ("clean", *data.DAMAGE, "given")  # what a label may be, in the order of COLORS
 
 
@@ -111,6 +111,8 @@ def save_checkpoint(path, state):
 
 def read_checkpoint(path):
     """Read what `save_checkpoint` wrote, onto the CPU; BadInput for any other file."""
+    if not path.exists():
+        raise data.BadInput(f"{path.parent}: no run folder of train.py, it lacks {path.name}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return {name: checkpoint[name] for name in CHECKPOINT}
@@ -306,10 +308,12 @@ def warnings_of(settings, metrics, training, test, share):
     count, effective = len(training.names), metrics["effective_sample_size"]
     steps = settings["epochs"] * (count // min(settings["batch"], count))
     warnings = []
-    if count < ENOUGH_LABELS or steps < ENOUGH_STEPS:
-        advice = "" if settings["strategy"] == "baseline" else ", or use --strategy baseline"
-        warnings.append(f"{count} training labels, {steps} training steps: to tell labels apart, "
-                        f"have {ENOUGH_LABELS} and {ENOUGH_STEPS}{advice}")
+    if count < ENOUGH_LABELS:
+        warnings.append(f"{count} training labels; to tell labels apart, have {ENOUGH_LABELS}, and "
+                        "look at each of these few yourself")
+    if steps < ENOUGH_STEPS:
+        warnings.append(f"{steps} training steps; to tell labels apart, have {ENOUGH_STEPS}: raise "
+                        "--epochs")
     if settings["noise"] == 0:  # if noise was added on purpose, these two are no surprise
         if effective < count / 2:
             warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "
@@ -528,8 +532,9 @@ def chart(title, series, x_label, y_label, size=(640, 400), y_range=(0, 1), mark
 
 def training_curves(log, classes):
     """Draw the paper's Fig. 3 (Dice, loss) and Fig. 4 (weights by kind of label) from a log."""
+    drawn = classes if len(classes) == 1 else (*classes, "average")
     plots = {  # title, label of the axis: columns of log.csv, with their labels
-        ("Dice on test labels", "Dice"): {f"dice_{name}": name for name in (*classes, "average")},
+        ("Dice on test labels", "Dice"): {f"dice_{name}": name for name in drawn},
         ("Loss per training label", "loss"): {
             "loss_clean": "clean", "loss_noisy": "noisy", "loss": "weighted, eq. (1)"},
         ("Weight of a label, mean and deviation", "weight x N"): {
@@ -641,6 +646,8 @@ def suspects_image(unet, classes, rows, parts, device):
         caption = f"{row['place']}. {row['name']}\nscore {row['score']:.2f}, loss {row['loss']:.2f}"
         if len(classes) > 1:
             caption += f"\n{row['stands_out']} stands out"
+        if row.get("split") == "test":
+            caption += "\n(test)"
         if row.get("noisy"):
             caption += f"\n({row['operation']} {row['pixels'] or ''})"
         captions.append(caption)

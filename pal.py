@@ -270,10 +270,10 @@ def rejected_share(losses):
     """Estimate the share of labels that form a group of their own with a high loss; 0 if none do.
 
     losses (N,) or (N, classes): L_i of all labels, of one epoch or the mean of several; NaN where a
-    loss carries no information, as if label and prediction are both empty. Not in the paper. If `two_groups` explains less than 3/4 of the variance, there are no two groups. The true
-    share is only seen through the losses: mild noise reads too low, and unusual images count.
-    ValueError for fewer than two labels, or infinite losses. Fewer than 60 labels often show two
-    groups by chance.
+    loss carries no information, as if label and prediction are both empty. Not in the paper. If
+    `two_groups` explains less than 3/4 of the variance, there are no two groups. The true share is
+    only seen through the losses: mild noise reads too low, and unusual images count. ValueError for
+    fewer than two labels, or infinite losses. Fewer than 60 often show two groups by chance.
     """
     losses = per_class(losses.detach())
     known = losses[~losses.isnan().all(dim=1)]  # without labels whose losses are all NaN

@@ -174,7 +174,8 @@ def train(arguments):
     check_run_folder(out, settings, arguments.resume)
     classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
     if len(training.names) < 3:
-        raise BadInput(f"{len(training.names)} training images: three or more are needed")
+        raise BadInput(f"{arguments.data}: {len(training.names)} training images; three or more "
+                       "are needed: add images")
     if arguments.strategy == "oracle" and not 0 < training.noisy.mean() < 1:
         raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
     print_data_summary(classes, training, test)
@@ -195,13 +196,12 @@ def train(arguments):
     state = {"arguments": settings, "classes": list(classes), "lam": lam, "share": None,
              "losses": [], "label_weights": [], "log": [], "digest": data.digest(training, test)}
     if (out / "checkpoint.pt").exists():
-        state = resume(out, state, parts)
-    else:
-        out.mkdir(parents=True, exist_ok=arguments.resume)
-        evaluation.write_json(out / "config.json", {
-            "arguments": settings, "device": str(device), "bf16": bf16,
-            "threads": torch.get_num_threads(), "python": platform.python_version(),
-            "torch": torch.__version__, "numpy": np.__version__})
+        state = {**resume(out, state, parts), "arguments": settings}  # the data may have moved
+    out.mkdir(parents=True, exist_ok=arguments.resume)
+    evaluation.write_json(out / "config.json", {
+        "arguments": settings, "device": str(device), "bf16": bf16,
+        "threads": torch.get_num_threads(), "python": platform.python_version(),
+        "torch": torch.__version__, "numpy": np.__version__})
     log = state["log"]
     seconds = {"data": time.perf_counter() - started}
     earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption

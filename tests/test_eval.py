@@ -60,7 +60,8 @@ def has_color(image, color):
 
 def log_of(epochs, known):
     """A log as train.py keeps it."""
-    row = {"loss": 1.0, "dice_lungs": math.nan, "dice_heart": None, "dice_clavicles": 0.4}
+    row = {"lam": 2.0, "loss": 1.0, "dice_lungs": math.nan, "dice_heart": None,
+           "dice_clavicles": 0.4}
     if known:
         row |= {"loss_clean": 1.0, "loss_noisy": 2.0, "auroc": 0.9, "loss_auroc": 0.8}
         for kind in ("clean", "erode"):
@@ -164,6 +165,8 @@ def test_a_failed_write_leaves_the_old_file_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "other keys", "missing", "other data"])
 def test_damaged_checkpoints_and_changed_data_are_refused(damage, trained, tmp_path):
     path, words = tmp_path / "checkpoint.pt", "no checkpoint of this version"
+    if damage == "missing":
+        words = "no run folder of train.py"
     if damage == "truncated":
         path.write_bytes((trained.out / "checkpoint.pt").read_bytes()[:9999])
     if damage == "other keys":

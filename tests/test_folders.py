@@ -305,7 +305,7 @@ BAD = [  # what is done to a good folder, --images and --masks, and what the one
     (None, ("im/{}.png", ["heart/{}.png"]), "im/{}.png fits no file; there are heart, images"),
     (None, ("images/{}.png", ["heart/{}.png=a"]), "{}.png=a: .* is a number .* or a color"),
     (None, ("images/{}.png", ["average=heart/{}.png"]), "none may be called average"),
-    (None, ("images/{}.png", None), "masks of none.* name .* --masks"),
+    (None, ("images/{}.png", None), "no masks; say where they are with --masks"),
     (lambda root: os.truncate(root / "images/1.png", 300), None, "1.png: cannot be read .*; repl"),
     (replace("images/1.png", "images/1.tif", np.full((64, 64), np.nan, np.float32)), None, "NaN"),
     (replace("images/1.png", "images/1.png", 0 * GRAY), None, "1.png: constant once .*; replace"),
@@ -340,3 +340,26 @@ def test_files_that_fit_no_pattern_are_told(tmp_path, capsys):
     (tmp_path / "images" / "case9.ppm").write_bytes(b"")
     data.read(tmp_path, "images/{}.png", ["heart=heart/{}.png"])
     assert "1 file(s) that fit no pattern: images/case9.ppm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["case1\n", "place,name,loss\n1,case1,0.5\n", "\ufeffcase1\r\n"])
+def test_exclude_takes_names_or_the_rows_of_a_suspects_csv(text, tmp_path):
+    (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+    names = ["case0", "case1", "case2"]
+    kept = data.exclude_cases(tmp_path / "bad.csv", names, np.array([0, 1, 2]), [])
+    assert kept.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"caf\xe9\n", "case1\n".encode("utf-16"), b"case9\n",
+                                     b"case2\n"])
+def test_exclude_refuses_unknown_names_and_test_cases_alone(content, tmp_path):
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(data.BadInput, match="one name a line"):
+        data.exclude_cases(tmp_path / "bad.txt", ["case1", "case2"], np.array([0]), ["case2"])
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "average"])
+def test_class_names_cannot_lead_elsewhere(name, tmp_path):
+    write_folder(tmp_path, *[masks for masks in data.phantoms(3, size=32)[:1]])
+    with pytest.raises(data.BadInput, match="none may be called average"):
+        data.read(tmp_path, "images/{}.png", [f"{name}=images/{{}}.png"])

@@ -114,7 +114,8 @@ def test_it_runs_with_nothing_solved_and_the_project_steps_in(unsolved):
 def test_it_runs_solved_and_trains_with_the_students_steps(unsolved, solved):
     text = "".join(solved.printed)
     assert all(solved.names["CHECKS"].values()) and "not yet" not in text
-    assert "Training with your my_step." in text and "Training with your my_step_with_trend." in text
+    assert "Training with your my_step." in text
+    assert "Training with your my_step_with_trend." in text
     for run in ("first", "second", "majority"):  # as with the project's own functions
         mine, project = solved.names[run].weights, unsolved.names[run].weights
         assert np.allclose(mine, project, atol=1e-3, equal_nan=True), run
@@ -135,7 +136,7 @@ def test_answers_wait_for_a_guess():
 # ------------------------------------------------------------------------------ exercises
 
 def checks_of(lesson, answers, capsys):
-    """Run the exercise cells that have these answers: check -> whether it was passed, and the text."""
+    """Run the exercise cells with these answers: check -> whether it passed, and the text."""
     names = {**lesson.names}
     for solution in SOLUTIONS.values():
         exec(solution, names)
@@ -151,7 +152,8 @@ WRONG = [
     ("my_dice", "2 * (pred", "(pred", "expected: "),
     ("my_quality_weights", "lam * torch.tanh(scores)", "scores", "expected: "),
     ("my_quality_weights", "lam * torch.tanh", "2.0 * torch.tanh", "expected: "),
-    ("my_quality_weights", "dim=0)", "dim=0)[None]", "right numbers, wrong shape: (1, 5), not (5,)"),
+    ("my_quality_weights", "dim=0)", "dim=0)[None]",
+     "right numbers, wrong shape: (1, 5), not (5,)"),
     ("my_quality_weights", "return ", "", "nothing returned yet"),
     ("my_pick_and_learn_loss", "losses.mean(dim=1)", "losses.sum(dim=1)", "expected: "),
     ("my_pick_and_learn_loss", ").sum()", ").mean()", "expected: "),
@@ -249,7 +251,8 @@ RUNS = NOTEBOOK["metadata"]["measured"]
 @pytest.mark.parametrize("run", RUNS)
 def test_every_claim_of_the_text_held_in_all_four_runs(run):
     claims = RUNS[run]["claims"]
-    assert list(RUNS) == [f"seed {seed}, threads {threads}" for seed in (0, 1) for threads in (1, 2)]
+    expected = [f"seed {seed}, threads {threads}" for seed in (0, 1) for threads in (1, 2)]
+    assert list(RUNS) == expected
     assert [claim for claim, holds in claims.items() if not holds] == []
     stated = re.findall(r'^    "(\d: .*)":', CODES[-1], re.M)
     assert sorted(claims) == sorted(stated) and len(stated) > 20

@@ -31,8 +31,8 @@ def write_folder(root, images, **classes):
     for name, arrays in {"images": images, **classes}.items():
         (root / name).mkdir(parents=True)
         for i, array in enumerate(arrays):
-            picture = array.astype(np.uint8) * 255 if array.dtype == bool else array
-            iio.imwrite(root / name / f"case{i}.png", picture)
+            image = array.astype(np.uint8) * 255 if array.dtype == bool else array
+            iio.imwrite(root / name / f"case{i}.png", image)
 
 
 @pytest.fixture(scope="session")

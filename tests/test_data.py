@@ -227,7 +227,7 @@ def test_digest_tells_what_changed():
 def test_progress_is_silent_for_two_seconds_on_a_terminal_and_for_thirty_elsewhere(
         terminal, expected, monkeypatch):
     stream = io.StringIO()
-    stream.isatty = lambda: terminal
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
     clock = iter([0, 0.5, 1.5, 30.5, 30.5, 31.5, 31.5])
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(data.time, "monotonic", lambda: next(clock))

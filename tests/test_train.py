@@ -329,7 +329,8 @@ def test_run_folders_are_named_after_data_strategy_noise_band_and_seed():
     ("--band 0-3", "0-3"), ("--band 5", "--band 5"), ("--lam -1", "--lam -1"),
     ("--lam nan", "--lam nan"), ("--size 100", "96 or 128"), ("--size -1", "--size"),
     ("--data phantoms:3 --width 10000000", "--width 10000000: from 1 to 1024"),
-    ("--data phantoms:2", "a split needs three"), ("--data nowhere", "nowhere"), ("--batch 2", "--batch 2"),
+    ("--data phantoms:2", "a split needs three"), ("--data nowhere", "nowhere"),
+    ("--batch 2", "--batch 2"),
     ("--strategy best", "qam+ocm"), ("--strategy oracle --noise 0", "add --noise or --clean"),
     ("--device tpu9", "tpu9"), ("--device hpu", "--device hpu"), ("--lr inf", "--lr inf"),
     ("--group [", "--group ["), ("--epochs 0", "--epochs 0"), ("--nose 0.5", "--nose")])

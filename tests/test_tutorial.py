@@ -65,7 +65,7 @@ class Lesson(NamedTuple):
 def run_lesson(answers=None, show=True):
     """Execute all code cells in order, with small settings, without IPython."""
     display, shown = types.ModuleType("IPython.display"), []
-    display.display = lambda thing, **options: shown.append(thing)
+    setattr(display, "display", lambda thing, **options: shown.append(thing))
     display.Image = dict
     package = types.ModuleType("IPython")
     package.display = display

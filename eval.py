@@ -369,6 +369,8 @@ def print_dice(metrics, known, paper=None):
     print()
     print_table(rows)
     for name, count in metrics["empty"].items():
+        if metrics["dice"][name] is None:
+            print(f"no test label has {name}: left out of the average")
         print(f"{count['images']} images without {name}, "
               f"nothing predicted in {count['predicted_empty']}")
 
@@ -392,7 +394,7 @@ def print_results(settings, metrics, known):
     elif share == 0:
         print("no group of bad labels")
     else:
-        print(f"about {share:.1%} of the labels form a group of their own with a high loss")
+        print(f"about {share:.0%} of the labels form a group of their own with a high loss")
 
 
 def group_runs(folder):

@@ -373,7 +373,7 @@ def test_each_warning_is_one_line_and_none_is_to_be_ignored(changes, words):
 
 @pytest.mark.parametrize("share, words", [
     (None, "too few labels to tell"), (0.0, "no group of bad labels"),
-    (0.253, "about 25.3% of the labels form a group of their own with a high loss")])
+    (0.253, "about 25% of the labels form a group of their own with a high loss")])
 def test_a_run_ends_with_the_share_of_bad_labels(share, words, trained, capsys):
     evaluation.print_results(SETTINGS, {**trained.metrics, "rejected_share": share}, known=True)
     assert words in capsys.readouterr().out.splitlines()[-1]

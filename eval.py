@@ -647,7 +647,7 @@ def suspects_image(unet, classes, rows, parts, device):
         tiles.append(overlay(image, [(prediction, SKY), *label]))
         caption = f"{row['place']}. {row['name']}\nscore {row['score']:.2f}, loss {row['loss']:.2f}"
         if len(classes) > 1:
-            caption += f"\n{row['stands_out']} stands out"
+            caption += f"\nstands out: {row['stands_out']}"
         if row.get("split") == "test":
             caption += "\n(test)"
         if row.get("noisy"):

@@ -501,6 +501,6 @@ def test_suspects_are_captioned_and_drawn_in_one_color_a_class(known, trained, m
     assert all(shown) and not has_color(image, evaluation.RED)
     for row, caption in zip(trained.rows, drawn):
         assert caption.startswith(f"{row['place']}. {row['name']}\n")
-        assert f"{row['stands_out']} stands out" in caption
+        assert f"stands out: {row['stands_out']}" in caption
         kinds = [kind for kind in data.DAMAGE if kind in caption]
         assert kinds == ([row["operation"]] if known and row["noisy"] else [])

@@ -179,7 +179,7 @@ def test_excluded_names_leave_the_training_set_and_no_other_changes(folder, tmp_
     (tmp_path / "bad.csv").write_text("place,name\n" + rows)
     _, fewer, same = data.load(folder, **LOAD, exclude=tmp_path / "bad.csv")
     assert fewer.names == training.names[2:] and same.names == test.names
-    assert "--exclude: 6 of 8 training cases left; test cases stay" in capsys.readouterr().out
+    assert "--exclude: 6 of 8 training cases left; 1 of the names are test cases" in capsys.readouterr().out
     (tmp_path / "bad.txt").write_text("\n".join(training.names[:2]) + "\n\n")
     assert data.load(folder, **LOAD, exclude=tmp_path / "bad.txt")[1].names == fewer.names
 
@@ -192,7 +192,7 @@ ARGUMENTS = [  # wrong arguments, and what the one line says
     ({"test_images": "images/{}.png", "test_masks": ["heart/{}.png"], "group": "c"}, "not with"),
     ({"test_images": "images/{}.png", "test_masks": ["a=heart/{}.png"]}, "test masks of a; "),
     ({"clean": ["lungs=heart/{}.png"]}, "pattern of --clean needs CLASS= of one"),
-    ({"exclude": "names.txt"}, "--exclude .*names.txt: 1 names, of no case: nobody; 8 train"),
+    ({"exclude": "names.txt"}, "--exclude .*names.txt: 1 names, unknown: nobody; 8 of 8 train"),
 ]
 
 

@@ -179,7 +179,8 @@ def test_excluded_names_leave_the_training_set_and_no_other_changes(folder, tmp_
     (tmp_path / "bad.csv").write_text("place,name\n" + rows)
     _, fewer, same = data.load(folder, **LOAD, exclude=tmp_path / "bad.csv")
     assert fewer.names == training.names[2:] and same.names == test.names
-    assert "--exclude: 6 of 8 training cases left; 1 of the names are test cases" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--exclude: 6 of 8 training cases left; 1 of the names are test cases" in printed
     (tmp_path / "bad.txt").write_text("\n".join(training.names[:2]) + "\n\n")
     assert data.load(folder, **LOAD, exclude=tmp_path / "bad.txt")[1].names == fewer.names
 

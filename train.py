@@ -24,7 +24,7 @@ import torch.nn.functional as F
 import data
 import eval as evaluation
 from data import GRID, BadInput
-from pal import (area_trend, auto_lambda, check_size, pick_and_learn, pick_and_learn_loss,
+from pal import (QAM, area_trend, auto_lambda, check_size, pick_and_learn, pick_and_learn_loss,
                  quality_weights, rejected_share, sample_losses, standardize)
 
 # What --paper changes. Also: constant learning rates, Adam's defaults. The networks stay ours.
@@ -434,7 +434,7 @@ def parse_arguments(argv=None):
     add("--noise-kind", default="erode-dilate",
         help=f"of {', '.join(data.DAMAGE)}, joined by - (%(default)s)")
     add("--lam", type=auto_or_number, default="auto",
-        help="lambda of eq. (2); auto: 2, and from half-way on 0 to 2 as the labels deserve")
+        help="lambda of eq. (2); auto: 2, from half-way on 0 to 2 by the share of bad labels")
     add("--size", type=int, default=128, help="side of the networks' images, pixels (%(default)s)")
     add("--epochs", type=int, default=40, help="passes over the training data (%(default)s)")
     add("--batch", type=int, default=16, help="size of the mini-batch (%(default)s)")
@@ -482,7 +482,7 @@ def check_arguments(arguments):
             option = name.replace("_", "-")
             raise BadInput(f"--{option} {getattr(a, name)}: {needed} is needed; see --help")
     try:
-        check_size((a.size, a.size), 32)  # the QAM's
+        check_size((a.size, a.size), QAM.multiple)
     except ValueError as error:
         raise BadInput(f"--size: {error}") from None
     if a.strategy == "oracle" and a.noise in (0, 1) and not a.clean:

@@ -1,7 +1,6 @@
 """eval.py: metrics against slow, obvious counts; files, tables and images as it leaves them."""
 import io
 import itertools
-import json
 import math
 import shutil
 import sys

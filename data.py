@@ -120,28 +120,17 @@ def omit(masks, rng):
     return left_out
 
 
-def ragged(masks, n, rng):
-    """Dilate masks (classes, H, W) by n in random blocks of 2n x 2n pixels, erode elsewhere."""
-    height, width = masks.shape[-2:]
-    blocks = rng.integers(2, size=[math.ceil(height / (2 * n)), math.ceil(width / (2 * n))])
-    outward = blocks.repeat(2 * n, axis=0).repeat(2 * n, axis=1)[:height, :width] == 1
-    return np.where(outward, dilate(masks, n), erode(masks, n))
+def swap(labels, i, rng):
+    """Return the masks (classes, H, W) of another image than i, at random; labels (N, ...)."""
+    if len(labels) < 2:
+        raise BadInput("--noise-kind swap: one image has no other to take masks from; add images")
+    other = rng.integers(len(labels) - 1)
+    if other >= i:
+        other += 1
+    return labels[other]
 
 
-DAMAGE = ("erode", "dilate", "shift", "omit", "ragged")  # the paper's are the first two
-
-
-def damage(masks, operation, n, rng):
-    """Apply one of the operations in DAMAGE with radius n to masks (classes, H, W)."""
-    if operation == "erode":
-        return erode(masks, n)
-    if operation == "dilate":
-        return dilate(masks, n)
-    if operation == "shift":
-        return shift(masks, n, rng)
-    if operation == "omit":
-        return omit(masks, rng)
-    return ragged(masks, n, rng)
+DAMAGE = ("erode", "dilate", "shift", "omit", "swap")  # the paper's are the first two
 
 
 def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
@@ -158,9 +147,19 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     for i in rng.permutation(len(labels))[:round(noise * len(labels))]:
         operation[i] = kinds[rng.integers(len(kinds))]
         n = rng.integers(band[0], band[1] + 1)
-        noisy[i] = damage(labels[i], operation[i], n, rng)
-        if operation[i] != "omit":
-            pixels[i] = n
+        if operation[i] == "omit":
+            noisy[i] = omit(labels[i], rng)
+            continue
+        if operation[i] == "swap":
+            noisy[i] = swap(labels, i, rng)
+            continue
+        pixels[i] = n
+        if operation[i] == "erode":
+            noisy[i] = erode(labels[i], n)
+        elif operation[i] == "dilate":
+            noisy[i] = dilate(labels[i], n)
+        else:
+            noisy[i] = shift(labels[i], n, rng)
     return noisy, operation, pixels
 
 

@@ -237,11 +237,24 @@ def outstanding_class(class_losses, classes):
     return [classes[c] for c in above.argmax(axis=0)]
 
 
+def loss_scores(losses, labels):
+    """Score labels by their own losses (N, classes), for `--strategy loss`: t (N,), high is good.
+
+    The area trend is removed, and t is standardized. labels: masks or areas, as in `pal.area_trend`.
+    """
+    equal = losses.new_zeros(len(losses))
+    excess = losses.detach().mean(dim=1) - pal.area_trend(losses, labels, equal)
+    return (excess.mean() - excess) / (excess.std() + 1e-6)
+
+
 def label_rows(unet, qam, classes, cases, device, lam, strategy=None, split=None):
     """Make the rows of suspects.csv, not sorted; what nobody knows has no column."""
     images, labels = [torch.from_numpy(array).to(device) for array in (cases.images, cases.labels)]
     scores, losses, quality, class_losses = score_labels(unet, qam, images, labels)
-    weights = pal.quality_weights(torch.from_numpy(scores), lam).numpy() * len(scores)
+    in_use = torch.from_numpy(scores)
+    if strategy == "loss":
+        in_use = loss_scores(torch.from_numpy(class_losses.T), torch.from_numpy(cases.labels))
+    weights = pal.quality_weights(in_use, lam).numpy() * len(scores)
     if strategy == "oracle":
         weights = ~cases.noisy / np.mean(~cases.noisy)
     columns = {"name": cases.names}
@@ -676,8 +689,7 @@ def evaluate_run(run, device):
     if data.digest(training, test) != checkpoint["digest"]:
         raise data.BadInput(f"{settings['data']}: the data are no longer those of this run; use "
                             f"eval.py {run} --data FOLDER --out OUT, or train again")
-    lam = checkpoint["log"][-1]["lam"]
-    metrics, rows = evaluate(unet, qam, classes, training, test, device, lam,
+    metrics, rows = evaluate(unet, qam, classes, training, test, device, checkpoint["lam"],
                              settings["strategy"])
     metrics["rejected_share"] = checkpoint["share"]
     metrics["warnings"] = warnings_of(settings, metrics, training, test, checkpoint["share"])

@@ -19,13 +19,19 @@ import torch.nn.functional as F
 # ------------------------------------------------------------------------------------ the networks
 
 def standardize(images):
-    """Scale each channel of each image to mean 0 and standard deviation 1: (N, channels, ...).
+    """Scale each channel of each image to mean 0 and standard deviation 1: (N, channels, H, W).
 
-    Takes any dtype, returns float32 of the same shape. The paper does not say how it scales images.
+    Takes any dtype, returns float32 of the same shape, in 2D in the channels_last memory format.
+    ValueError without the axis N. The paper does not say how it scales images.
     """
+    if images.ndim < 4:
+        raise ValueError(f"images of shape {tuple(images.shape)}: (N, channels, H, W) is needed; "
+                         "for one image use standardize(image[None])[0]")
     images = images.float()
-    deviation, mean = torch.std_mean(images, dim=tuple(range(2, images.ndim)), keepdim=True)
-    images = (images - mean) / (deviation + 1e-6)
+    space = tuple(range(2, images.ndim))
+    deviation, mean = torch.std_mean(images, dim=space, keepdim=True)
+    smallest = 1e-6 * images.abs().amax(dim=space, keepdim=True) + 1e-30  # constant: no 0 / 0
+    images = (images - mean) / (deviation + smallest)
     if images.ndim == 4:
         images = images.contiguous(memory_format=torch.channels_last)  # faster convolutions
     return images
@@ -186,9 +192,10 @@ def area_trend(losses, labels, scores):
     (N, classes, 1, 1); scores: raw t (N,). Its limits: .github/PAPER.md.
     """
     losses = per_class(losses.detach())
-    areas = pixels(as_floats(labels, losses.dtype)).mean(dim=2)  # (N, classes), of the image
+    areas = pixels(labels).mean(dim=2, dtype=losses.dtype)  # (N, classes)
     check_shape("losses", losses, areas.shape)
     check_shape("scores", scores, losses.shape[:1])
+    areas = areas / areas.amax(dim=0).clamp_min(1e-30)  # of the largest: 0..1 for tiny objects, too
     # Lambda 2 whatever the step's lambda is: bad labels must not bend the line.
     weights = quality_weights(scores.detach(), 2.0)[:, None].expand_as(losses)  # (N, classes)
     empty = areas == 0

@@ -126,7 +126,7 @@ def read_checkpoint(path):
 def build_networks(settings, classes, device):
     """Build U-Net and QAM, drawn from the run's seed."""
     torch.manual_seed(settings["seed"])
-    unet, qam = pal.UNet(len(classes), settings["width"]), pal.QAM(len(classes))
+    unet, qam = pal.UNet(len(classes), width=settings["width"]), pal.QAM(len(classes))
     return [network.to(device, memory_format=torch.channels_last) for network in (unet, qam)]
 
 
@@ -240,7 +240,7 @@ def outstanding_class(class_losses, classes):
 def loss_scores(losses, labels):
     """Score labels by their own losses (N, classes), for `--strategy loss`: t (N,), high is good.
 
-    The area trend is removed, and t is standardized. labels: masks or areas, as in `pal.area_trend`.
+    The area trend is removed, and t is standardized. labels: masks, or areas (N, classes, 1, 1).
     """
     equal = losses.new_zeros(len(losses))
     excess = losses.detach().mean(dim=1) - pal.area_trend(losses, labels, equal)

@@ -9,29 +9,29 @@ A training step in another code base:
 
 N is the size of the mini-batch. Images are float (N, channels, H, W), see `standardize`; labels are
 bool or 0..1, (N, classes, H, W). Section and equation numbers are the paper's. For volumes
-(N, channels, D, H, W), replace 2d by 3d in this file.
+(N, channels, D, H, W), replace 2d by 3d in this file. Mistakes raise ValueError or TypeError.
 """
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+TREND_LAMBDA = 2.0  # of the area trend whatever the step's is: bad labels must not bend the line
 
 # ------------------------------------------------------------------------------------ the networks
 
 def standardize(images):
     """Scale each channel of each image to mean 0 and standard deviation 1: (N, channels, H, W).
 
-    Takes any dtype, returns float32 of the same shape, in 2D in the channels_last memory format.
-    ValueError without the axis N. The paper does not say how it scales images.
+    Takes any dtype, returns float32, in 2D in the channels_last memory format. The paper does not
+    say how it scales images.
     """
     if images.ndim < 4:
         raise ValueError(f"images of shape {tuple(images.shape)}: (N, channels, H, W) is needed; "
-                         "for one image use standardize(image[None])[0]")
-    images = images.float()
-    space = tuple(range(2, images.ndim))
+                         "for one image standardize(image[None])[0]")
+    images, space = images.float(), tuple(range(2, images.ndim))
     deviation, mean = torch.std_mean(images, dim=space, keepdim=True)
-    smallest = 1e-6 * images.abs().amax(dim=space, keepdim=True) + 1e-30  # constant: no 0 / 0
-    images = (images - mean) / (deviation + smallest)
+    tiny = 1e-6 * images.abs().amax(dim=space, keepdim=True) + 1e-30  # constant images: no 0 / 0
+    images = (images - mean) / (deviation + tiny)
     if images.ndim == 4:
         images = images.contiguous(memory_format=torch.channels_last)  # faster convolutions
     return images
@@ -71,16 +71,16 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015) with one logit per class and pixel; H, W multiples of 16.
+    """U-Net (Ronneberger et al. 2015) with one logit per class and pixel.
 
     Lighter than the original: 8 channels instead of 64 at full size (`width`); padded convolutions;
     one convolution instead of two on either side at full size, where they cost most; a 1 x 1
-    convolution and nearest-neighbor upsampling instead of the up-convolution.
+    convolution and nearest-neighbor upsampling instead of the up-convolution. 16 divides H and W.
     """
-    multiple = 16
 
-    def __init__(self, classes=3, width=8, in_channels=1):
+    def __init__(self, classes=3, *, width=8, in_channels=1):
         super().__init__()
+        self.in_channels = in_channels
         self.first = conv3x3(in_channels, width)
         self.down1 = Down(width, 2 * width)
         self.down2 = Down(2 * width, 4 * width)
@@ -94,7 +94,7 @@ class UNet(nn.Module):
 
     def forward(self, images):
         """images (N, in_channels, H, W) -> logits (N, classes, H, W), for a sigmoid per class."""
-        check_size(images.shape[2:], self.multiple)
+        check_images(images, self.in_channels, multiple=16, smallest=16)
         x0 = self.first(images)  # (N, 8, H, W)
         x1 = self.down1(x0)      # (N, 16, H / 2, W / 2)
         x2 = self.down2(x1)      # (N, 32, H / 4, W / 4)
@@ -120,13 +120,12 @@ class QAM(nn.Module):
 
     Smaller than VGG: one convolution a stage, an eighth of the channels, no dense layers. The score
     is the mean of a one-channel map without ReLU, so it may be negative; that layer starts at zero:
-    equal weights. In training, batch normalization makes a score depend on the whole mini-batch.
-    H and W are multiples of 32.
+    equal weights. In training a score depends on the whole mini-batch, by batch normalization.
     """
-    multiple = 32
 
     def __init__(self, classes=3, in_channels=1):
         super().__init__()
+        self.classes, self.in_channels = classes, in_channels
         self.features = nn.Sequential(stage(in_channels + classes, 8), stage(8, 16), stage(16, 32),
                                       stage(32, 64), stage(64, 64))  # VGG: 64 128 256 512 512
         self.score = nn.Conv2d(64, 1, 1)
@@ -135,7 +134,8 @@ class QAM(nn.Module):
 
     def forward(self, images, labels):
         """images (N, in_channels, H, W), labels (N, classes, H, W) in 0..1 -> raw scores t (N,)."""
-        check_size(images.shape[2:], self.multiple)
+        check_images(images, self.in_channels, smallest=32)
+        check_shape("labels", labels, (len(images), self.classes, *images.shape[2:]))
         both = torch.cat([images, as_floats(labels, images.dtype)], dim=1)
         score_map = self.score(self.features(both))  # (N, 1, H / 32, W / 32)
         return score_map.flatten(1).mean(dim=1)  # "one-channel average pooling layer"
@@ -144,12 +144,12 @@ class QAM(nn.Module):
 # ----------------------------------------------------------------------- losses, weights, eq. (1)
 
 def sample_losses(logits, labels):
-    """Compute L_i of eq. (1) per class: logits and labels (N, classes, H, W) -> (N, classes).
+    """Compute L_i of eq. (1), split by class: logits and labels (N, classes, H, W) -> (N, classes).
 
     loss = BCE + 1 - (2 |p y| + 1) / (|p| + |y| + 1),  p = sigmoid(logit), y the label, |.| a sum
 
-    The paper names no loss. Early in training, BCE is lower for small labels (once background is
-    predicted) and soft Dice loss for large ones; their sum depends less on the area.
+    The paper names no loss. Early in training BCE is lower for small labels, soft Dice loss for
+    large ones; their sum depends less on the area.
     """
     check_precision("logits", logits)
     check_shape("labels", labels, logits.shape)
@@ -161,16 +161,10 @@ def sample_losses(logits, labels):
     return bce + 1 - (2 * overlap + 1) / (total + 1)  # + 1 pixel: never 0 / 0
 
 
-def overfitting_control(scores, lam=2.0):
-    """Bound raw scores t of any shape to -lam..lam: the overfitting control module (section 2.2).
-
-    Eq. (2):  Phi(t) = lam tanh(t)
-    """
-    return lam * torch.tanh(scores)
-
-
 def quality_weights(scores, lam=2.0):
     """Turn raw scores t (N,) into weights (N,) of sum 1: OCM, then softmax (sections 2.1, 2.2).
+
+    Overfitting control module, eq. (2):  Phi(t) = lam tanh(t)
 
     No weight is more than e^(2 lam) times another. lam=None leaves the OCM out: the paper's "QAM".
     """
@@ -179,30 +173,32 @@ def quality_weights(scores, lam=2.0):
     if lam is not None:
         if not 0 <= lam < float("inf"):
             raise ValueError(f"lambda is {lam}: 0 or more is needed, or None for no bound")
-        scores = overfitting_control(scores, lam)
+        scores = lam * torch.tanh(scores)
     return torch.softmax(scores, dim=0)
 
 
 def area_trend(losses, labels, scores):
     """Predict each label's loss from its area alone: (N,), without gradient. Not in the paper.
 
-    Before shapes are learned, a loss depends on the label's area, and the QAM would sort labels by
-    area. Per class, a line of losses (N, classes) over areas is fitted; an empty label is not on
-    the line but has the mean of the empty labels. labels: masks (N, classes, H, W) or their areas
-    (N, classes, 1, 1); scores: raw t (N,). Its limits: .github/PAPER.md.
+    trend_i = mean over classes c of  level_ic + slope_c (a_ic - mean a_c) - mean L_c
+
+    Before shapes are learned, a loss depends on the label's area a, and the QAM would sort labels
+    by area. Per class, a line of losses (N, classes) over areas is fitted; level is the mean loss
+    of the nonempty labels, or of the empty ones, which have no slope. Means are weighted; that of the
+    trend is 0. labels: masks (N, classes, H, W) or areas (N, classes, 1, 1); scores: raw t (N,).
+    Its limits: .github/PAPER.md.
     """
     losses = per_class(losses.detach())
     areas = pixels(labels).mean(dim=2, dtype=losses.dtype)  # (N, classes)
     check_shape("losses", losses, areas.shape)
     check_shape("scores", scores, losses.shape[:1])
-    areas = areas / areas.amax(dim=0).clamp_min(1e-30)  # of the largest: 0..1 for tiny objects, too
-    # Lambda 2 whatever the step's lambda is: bad labels must not bend the line.
-    weights = quality_weights(scores.detach(), 2.0)[:, None].expand_as(losses)  # (N, classes)
+    areas = areas / areas.amax(dim=0).clamp_min(1e-30)  # 0..1 for tiny objects, too
+    weights = quality_weights(scores.detach(), TREND_LAMBDA)[:, None].expand_as(losses)
     empty = areas == 0
     nonempty = weights.masked_fill(empty, 0)
     centered = (areas - weighted_mean(areas, nonempty)).masked_fill(empty, 0)
     variance = weighted_mean(centered.square(), nonempty).clamp_min(1e-12)  # equal areas: no 0 / 0
-    # Unusual areas count less (Cauchy's weights): half at two standard deviations from the mean.
+    # Leverage weights, of Cauchy's form: an area two deviations from the mean counts half.
     robust = nonempty / (1 + centered.square() / (4 * variance))
     # Weighted least squares: slope = covariance / variance, about the robust mean area.
     robust_centered = areas - weighted_mean(areas, robust)
@@ -220,7 +216,7 @@ def weighted_mean(values, weights):
     return (weights * values).sum(dim=0) / weights.sum(dim=0).clamp_min(1e-12)
 
 
-def pick_and_learn_loss(losses, weights, trend=None):
+def weighted_loss(losses, weights, *, trend=None):
     """Compute eq. (1), the loss of both networks: losses (N, classes), weights (N,) -> a scalar.
 
     Loss = sum_i  weight_i L_i      L_i: the mean loss over the classes, less trend_i if given
@@ -231,6 +227,8 @@ def pick_and_learn_loss(losses, weights, trend=None):
     """
     per_sample = per_class(losses).mean(dim=1)
     check_shape("weights", weights, per_sample.shape)
+    if can_look(weights) and (weights < 0).any():
+        raise ValueError("weights below 0: if they are raw scores, use quality_weights(scores)")
     if trend is not None:
         check_shape("trend", trend, per_sample.shape)
         per_sample = per_sample - trend
@@ -241,16 +239,20 @@ def pick_and_learn(losses, labels, scores, lam=2.0):
     """Compute one training step's loss: the functions above, in order.
 
     losses (N, classes) from `sample_losses`, labels (N, classes, H, W) or their areas
-    (N, classes, 1, 1), raw scores t (N,). Returns the loss, a scalar, and the weights (N,) without
-    gradient; log (weights * losses.mean(dim=1)).sum(), which has no trend in it. ValueError for
-    fewer than three samples: the trend explains any two, so the QAM would learn nothing.
+    (N, classes, 1, 1), raw scores t (N,) from the QAM. Returns the loss, a scalar, and the weights
+    (N,) without gradient; log (weights * losses.mean(dim=1)).sum(), which has no trend in it. The
+    QAM needs three samples: the trend explains any two.
     """
-    if len(scores) < 3 and scores.requires_grad:
-        raise ValueError(f"a mini-batch of {len(scores)}: the QAM learns from three samples or "
-                         "more, better 16; use drop_last=True in a DataLoader")
+    if scores.requires_grad and len(scores) < 3:
+        raise ValueError(f"a mini-batch of {len(scores)}: the QAM needs three, better 16: use "
+                         "drop_last=True, or accumulate (.github/PORTING.md)")
+    if scores.requires_grad and not losses.requires_grad:
+        raise ValueError("losses without gradient: the U-Net would not learn; do not detach them")
+    if can_look(scores) and (scores >= 0).all() and abs(scores.sum().item() - 1) < 1e-5:
+        raise ValueError("scores that sum to 1: if they are weights, give the QAM's raw scores")
     weights = quality_weights(scores, lam)
     trend = area_trend(losses, labels, scores)
-    return pick_and_learn_loss(losses, weights, trend), weights.detach()
+    return weighted_loss(losses, weights, trend=trend), weights.detach()
 
 
 # ------------------------------------------------------------------- lambda from the labels' losses
@@ -262,8 +264,8 @@ def two_groups(losses):
     both 0..1. A uniform distribution gives 3/4, a normal one 2 / pi = 0.64, two distant groups 1.
     The lower group has a twentieth of the labels or more: one tiny loss makes no group.
     """
-    logs = losses.double().clamp_min(1e-6).log().sort().values
-    count = torch.arange(1, len(logs), dtype=logs.dtype, device=logs.device)  # in the lower group
+    logs = losses.cpu().double().clamp_min(1e-6).log().sort().values
+    count = torch.arange(1, len(logs), dtype=logs.dtype)  # in the lower group
     lower = logs.cumsum(dim=0)[:-1] / count
     upper = (logs.sum() - count * lower) / (len(logs) - count)
     between = count * (len(logs) - count) * (upper - lower).square() / len(logs) ** 2
@@ -276,22 +278,20 @@ def two_groups(losses):
 def rejected_share(losses):
     """Estimate the share of labels that form a group of their own with a high loss; 0 if none do.
 
-    losses (N,) or (N, classes): L_i of all labels, of one epoch or the mean of several; NaN where a
-    loss carries no information, as if label and prediction are both empty. Not in the paper. If
-    `two_groups` explains less than 3/4 of the variance, there are no two groups. The true share is
-    only seen through the losses: mild noise reads too low, and unusual images count. ValueError for
-    fewer than two labels, or infinite losses. Fewer than 60 often show two groups by chance.
+    losses (N,) or (N, classes): L_i of all labels, of one epoch or the mean of several; NaN for
+    empty labels, whose loss only tells whether anything is predicted. Not in the paper. It is 0 if
+    `two_groups` explains less than 3/4 of the variance (a cliff: half of all uniform log losses
+    pass), and too low early in training or for mild noise; unusual images count. Fewer than 60
+    labels often show two groups by chance.
     """
     losses = per_class(losses.detach())
     known = losses[~losses.isnan().all(dim=1)]  # without labels whose losses are all NaN
     known = known[:, ~known.isnan().all(dim=0)]  # and without such classes
-    if len(known) < 2 or known.isinf().any():
-        raise ValueError(f"losses of {len(known)} labels: two or more, finite ones, are needed")
+    if len(known) < 2 or known.isinf().any() or (known < 0).any():
+        raise ValueError(f"losses of {len(known)} labels: two or more are needed, finite and >= 0")
     mean_of_class = known.nanmean(dim=0)
     share, explained = two_groups(torch.where(known.isnan(), mean_of_class, known).mean(dim=1))
-    if explained < 0.75:
-        return 0.0
-    return share * len(known) / len(losses)
+    return share * len(known) / len(losses) if explained >= 0.75 else 0.0
 
 
 def auto_lambda(share):
@@ -300,13 +300,11 @@ def auto_lambda(share):
     share   0   0.01 - 0.3   0.4   0.5   0.6 - 1     5 p - 1 between 1/2 and 2; if no group of bad
     lambda  0   0.5          1.0   1.5   2.0         labels is seen, all labels count the same
 
-    With bad labels at -lambda and the others at +lambda, the bad ones keep the share
-    p / (p + (1 - p) e^(2 lambda)) of the weight. With lambda 0 the QAM learns nothing further; its
-    scores stay about as they are. The paper sets lambda to 2 "empirically" (3.2).
+    With lambda 0 the QAM learns nothing further. The paper sets lambda to 2 "empirically" (3.2).
     """
-    if share == 0:
-        return 0.0
-    return min(max(5 * share - 1, 0.5), 2.0)
+    if not 0 <= share <= 1:
+        raise ValueError(f"a share of {share}: 0 to 1 is needed")
+    return min(max(5 * share - 1, 0.5), 2.0) if share > 0 else 0.0
 
 
 # --------------------------------------------------------------------------------------- the metric
@@ -325,7 +323,14 @@ def dice(prediction, truth):
     return torch.where(total == 0, 1.0, 2.0 * overlap / total.clamp_min(1))
 
 
-# ------------------------------------------------------------------- checks of silent mistakes only
+# ------------------------------------------------------------------------ checks of likely mistakes
+
+def can_look(tensor):
+    """Tell whether values are at hand: a GPU would wait, compiled and fake tensors have none."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return tensor.untyped_storage().device.type == "cpu"
+
 
 def pixels(masks):
     """Flatten (N, classes, H, W) or (N, classes, D, H, W) to (N, classes, pixels)."""
@@ -336,19 +341,16 @@ def pixels(masks):
 
 
 def as_floats(labels, dtype):
-    """Convert labels to floats; ValueError outside 0..1, or for integers other than 0 and 1.
-
-    Float labels on a GPU are not checked: looking at values would force a synchronization.
-    """
-    if labels.dtype != torch.bool and not torch.compiler.is_compiling():
-        # The storage of a fake tensor is on "meta": there are no values to look at.
-        on_cpu = labels.device.type == "cpu" and labels.untyped_storage().device.type == "cpu"
-        if on_cpu or not labels.is_floating_point():
-            low, high = labels.min().item(), labels.max().item()
-            if not (low >= 0 and high <= 1):  # or NaN
-                raise ValueError(f"labels of {low:g} to {high:g}: 0 to 1 is needed; use labels > 0 "
-                                 "for masks of 0 and 255, one-hot masks for class numbers; are "
-                                 "logits and labels in this order?")
+    """Convert labels to floats; ValueError outside 0..1. Floats on a GPU are not looked at."""
+    if labels.dtype == torch.bool or (labels.is_floating_point() and not can_look(labels)):
+        return labels.to(dtype)
+    if torch.compiler.is_compiling():
+        raise TypeError(f"labels are {labels.dtype}: bool or float is needed while compiling")
+    low, high = labels.min().item(), labels.max().item()
+    if not (low >= 0 and high <= 1):  # or NaN
+        raise ValueError(f"labels of {low:g} to {high:g}: 0 to 1 is needed; use labels > 0 for "
+                         "masks of 0 and 255, one-hot masks for class numbers, PORTING.md for "
+                         "pixels to ignore; are logits and labels in this order?")
     return labels.to(dtype)
 
 
@@ -357,11 +359,8 @@ def per_class(losses):
     check_precision("losses", losses)
     if losses.ndim == 0:
         raise ValueError('losses are one number: one per sample is needed; use reduction="none"')
-    if losses.ndim == 1:
-        losses = losses[:, None]
-    while losses.ndim > 2:
-        losses = losses.mean(dim=-1)
-    return losses
+    losses = losses[:, None] if losses.ndim == 1 else losses
+    return losses if losses.ndim == 2 else losses.flatten(2).mean(dim=2)
 
 
 def check_shape(name, tensor, shape):
@@ -376,11 +375,13 @@ def check_precision(name, tensor):
         raise TypeError(f"{name} are {tensor.dtype}: float32 or float64 is needed; use .float()")
 
 
-def check_size(size, multiple):
-    """Raise a ValueError unless H and W are multiples of `multiple`; it names sizes that work."""
-    for length in size:
-        if length == 0 or length % multiple:
-            lengths = " x ".join([str(length) for length in size])
-            below = max(multiple, length // multiple * multiple)
-            raise ValueError(f"images of {lengths} pixels: the network needs multiples of "
-                             f"{multiple}, and {length} is none; use {below} or {below + multiple}")
+def check_images(images, channels, multiple=1, smallest=1):
+    """Raise an error for images that a network does not take: floats (N, channels, H, W)."""
+    if not images.is_floating_point():
+        raise TypeError(f"images are {images.dtype}: float is needed; use standardize(images)")
+    shape = tuple(images.shape)
+    if len(shape) < 4 or shape[1] != channels:
+        raise ValueError(f"images of shape {shape}: (N, {channels}, H, W) is needed (in_channels)")
+    if min(shape[2:]) < smallest or any(length % multiple for length in shape[2:]):
+        raise ValueError(f"images of shape {shape}: H and W must be multiples of {multiple}, and "
+                         f"{smallest} or more")

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ import torch.nn.functional as F
 import data
 import eval as evaluation
 from data import GRID, BadInput
-from pal import (QAM, auto_lambda, check_size, pick_and_learn, pick_and_learn_loss,
-                 quality_weights, rejected_share, sample_losses, standardize)
+from pal import (auto_lambda, pick_and_learn, quality_weights, rejected_share, sample_losses,
+                 standardize, weighted_loss)
 
 # What --paper changes. Also: constant learning rates, Adam's defaults. The networks stay ours.
 SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_trend=False,
@@ -46,19 +47,19 @@ DICE_EVERY = 4  # epochs: testing after each would take a tenth longer
 def step_without_trend(losses, labels, scores, lam):
     """Compute eq. (1) as the paper has it."""
     weights = quality_weights(scores, lam)
-    return pick_and_learn_loss(losses, weights), weights.detach()
+    return weighted_loss(losses, weights), weights.detach()
 
 
 def oracle_step(losses, labels, scores, lam):
     """Weigh clean labels (score 1) equally, and noisy ones (score 0) not at all."""
     weights = scores / scores.sum().clamp_min(1)  # a mini-batch may have no clean label
-    return pick_and_learn_loss(losses, weights), weights
+    return weighted_loss(losses, weights), weights
 
 
 def loss_step(losses, labels, scores, lam):
     """Trust labels of small loss, without a QAM."""
     weights = quality_weights(evaluation.loss_scores(losses, labels), lam)
-    return pick_and_learn_loss(losses, weights), weights
+    return weighted_loss(losses, weights), weights
 
 
 # ------------------------------------------------------------------------------- the training loop
@@ -83,15 +84,24 @@ def augment(images, labels, rng):
     return both[:, :1], (both[:, 1:] > 0.5).float()
 
 
-def train_epoch(unet, qam, optimizer, schedule, images, labels, batch, lam, rng,
-                step=pick_and_learn, fixed_scores=None, augmented=True, bf16=False):
+class Recipe(NamedTuple):
+    """How `train_epoch` trains."""
+    batch: int = 16                     # labels in a mini-batch
+    lam: float = 2.0                    # the bound of eq. (2); None: no OCM
+    step: Callable = pick_and_learn     # see above
+    fixed_scores: torch.Tensor = None   # (N,) instead of the QAM's, which then does not run
+    augmented: bool = True
+    bf16: bool = False
+
+
+def train_epoch(unet, qam, optimizer, schedule, images, labels, rng, recipe):
     """Train for one epoch on images (N, H, W) uint8 and labels (N, classes, H, W) bool.
 
-    batch: labels in a mini-batch; lam: the bound of eq. (2), None without OCM; step: see above;
-    fixed_scores (N,): instead of the QAM's, which then does not run. Returns, on the CPU: raw
-    scores (N,), weights x batch (N,), losses (N, classes). They are NaN for labels that were in no
-    mini-batch, losses also where the label is empty: they only tell whether anything is predicted.
+    rng: a torch.Generator on the CPU. Returns, on the CPU: raw scores (N,), weights x batch (N,),
+    losses (N, classes). They are NaN for labels that were in no mini-batch, losses also where the
+    label is empty: they only tell whether anything is predicted.
     """
+    batch = recipe.batch
     if len(images) < batch:
         raise ValueError(f"{len(images)} images do not fill a mini-batch of {batch}")
     unet.train()
@@ -104,16 +114,16 @@ def train_epoch(unet, qam, optimizer, schedule, images, labels, batch, lam, rng,
     mini_batches = order.split(batch)[:len(images) // batch]  # full ones only
     for indices in data.progress(mini_batches, "training steps"):
         inputs, targets = standardize(images[indices][:, None]), labels[indices]
-        if augmented:
+        if recipe.augmented:
             inputs, targets = augment(inputs, targets, rng)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             logits = unet(inputs)  # (batch, classes, H, W)
-            if fixed_scores is None:
+            if recipe.fixed_scores is None:
                 scores = qam(inputs, targets)  # (batch,)
             else:
-                scores = fixed_scores[indices]
+                scores = recipe.fixed_scores[indices]
         losses = sample_losses(logits.float(), targets)  # (batch, classes)
-        loss, weights = step(losses, targets, scores.float(), lam)
+        loss, weights = recipe.step(losses, targets, scores.float(), recipe.lam)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -142,20 +152,21 @@ def make_optimizer(unet, qam, arguments, steps):
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
 
 
-def training_options(arguments, training, device, bf16):
-    """Return the options of `train_epoch`, some of which differ between strategies."""
-    options = {"batch": min(arguments.batch, len(training.names)), "augmented": arguments.augment,
-               "bf16": bf16, "step": pick_and_learn}
-    if not arguments.area_trend:
-        options["step"] = step_without_trend
-    if arguments.strategy in ("baseline", "loss"):
-        options["fixed_scores"] = torch.zeros(len(training.names), device=device)
-    if arguments.strategy == "loss":
-        options["step"] = loss_step
-    if arguments.strategy == "oracle":
-        options["step"] = oracle_step
-        options["fixed_scores"] = torch.from_numpy(~training.noisy).to(device).float()
-    return options
+def make_recipe(arguments, training, device, bf16):
+    """Return the Recipe of a strategy for the Cases `training`."""
+    equal = torch.zeros(len(training.names), device=device)
+    is_clean = torch.from_numpy(~training.noisy).to(device).float()
+    eq_1 = pick_and_learn if arguments.area_trend else step_without_trend
+    lam = 2.0 if arguments.lam == "auto" else arguments.lam  # auto: 2 in the first half
+    step, fixed_scores, lam = {
+        "baseline": (step_without_trend, equal, None),
+        "loss": (loss_step, equal, lam),
+        "qam": (eq_1, None, None),
+        "qam+ocm": (eq_1, None, lam),
+        "oracle": (oracle_step, is_clean, None),
+    }[arguments.strategy]
+    batch = min(arguments.batch, len(training.names))
+    return Recipe(batch, lam, step, fixed_scores, arguments.augment, bf16)
 
 
 def train(arguments):
@@ -181,16 +192,13 @@ def train(arguments):
 
     # 2. Networks and optimizer
     unet, qam = evaluation.build_networks(settings, classes, device)
-    options = training_options(arguments, training, device, bf16)
-    steps = len(images) // options["batch"]  # in an epoch
+    recipe = make_recipe(arguments, training, device, bf16)
+    steps = len(images) // recipe.batch  # in an epoch
     optimizer, schedule = make_optimizer(unet, qam, arguments, arguments.epochs * steps)
     parts = {"unet": unet, "qam": qam, "optimizer": optimizer, "schedule": schedule}
 
     # 3. The run folder, and what is in it if this run was interrupted
-    lam = None  # no bound: a strategy without OCM
-    if arguments.strategy in ("qam+ocm", "loss"):
-        lam = 2.0 if arguments.lam == "auto" else arguments.lam
-    state = {"arguments": settings, "classes": list(classes), "lam": lam, "share": None,
+    state = {"arguments": settings, "classes": list(classes), "lam": recipe.lam, "share": None,
              "losses": [], "label_weights": [], "log": [], "digest": data.digest(training, test)}
     if (out / "checkpoint.pt").exists():
         state = {**resume(out, state, parts), "arguments": settings}  # the data may have moved
@@ -210,9 +218,9 @@ def train(arguments):
         # A generator per epoch, so that a resumed run draws the same numbers. (Epoch 1001 of seed 0
         # draws the same as epoch 1 of seed 1.)
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
-        scores, weights, losses = train_epoch(unet, qam, optimizer, schedule, images, labels,
-                                              lam=state["lam"], rng=rng, **options)
-        check_finite(weights, steps * options["batch"], (unet, qam), epoch, out)
+        scores, weights, losses = train_epoch(unet, qam, optimizer, schedule, images, labels, rng,
+                                              recipe._replace(lam=state["lam"]))
+        check_finite(weights, steps * recipe.batch, (unet, qam), epoch, out)
         row = epoch_row(epoch, scores, weights, losses, training, state["lam"])
         row.update(epoch_dice(unet, classes, test, device, epoch, arguments.epochs))
         row["seconds"] = time.perf_counter() - begun
@@ -490,6 +498,8 @@ def check_arguments(arguments):
         ("noise_kind", set(a.noise_kind.split("-")) <= set(data.DAMAGE),
          f"one or several of {', '.join(data.DAMAGE)}, joined by -"),
         ("lam", a.lam == "auto" or 0 <= a.lam < math.inf, "auto, or 0 or more"),
+        ("size", 32 <= a.size <= GRID and a.size % 16 == 0,
+         f"a multiple of 16 from 32 to {GRID}, the size that images are read at,"),
         ("epochs", a.epochs >= 1, "1 or more"),
         ("batch", a.batch >= 3, "3 or more, better 8 or more"),
         ("lr", 0 <= a.lr < math.inf, "0 or more"),
@@ -501,10 +511,6 @@ def check_arguments(arguments):
         if not good:
             option = name.replace("_", "-")
             raise BadInput(f"--{option} {getattr(a, name)}: {needed} is needed; see --help")
-    try:
-        check_size((a.size, a.size), QAM.multiple)
-    except ValueError as error:
-        raise BadInput(f"--size: {error}") from None
     if a.strategy == "oracle" and a.noise in (0, 1) and not a.clean:
         raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
 

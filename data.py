@@ -24,8 +24,6 @@ from PIL import Image, ImageOps
 CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's image size, to which data are brought; the noise band counts its pixels
 CLEAN_DICE = 0.9  # --clean: a label whose Dice with its redrawn one is lower counts as noisy
-LOAD = ("data", "size", "noise", "band", "seed", "noise_kind", "images", "masks", "skip_unpaired",
-        "group", "clean", "exclude", "test_images", "test_masks")  # the arguments of `load`
 
 # JSRT and its masks by SCR as their archives unzip.
 JSRT_IMAGES = "All247images/{}.IMG"
@@ -41,31 +39,47 @@ class BadInput(Exception):
     """Bad data or arguments; the message is one line: what was found, where, what to do."""
 
 
-class Source(NamedTuple):
-    """All cases of a folder, or phantoms."""
-    classes: tuple
-    names: list         # N
-    images: np.ndarray  # (N, 256, 256) uint8
-    labels: np.ndarray  # (N, classes, 256, 256) bool; None without masks
-    shapes: list        # N times (H, W), the size of the image as shown: turned as EXIF says
-    paths: list         # N paths of the images below the folder
-    clean: np.ndarray   # as labels; None if nobody knows which labels are clean
+class Options(NamedTuple):
+    """Which data are read, and how: the options of train.py, under the same names."""
+    data: str = "phantoms"    # a folder, "phantoms" or "phantoms:N"
+    images: str = None        # a pattern; .github/DATA.md describes them all
+    masks: list = None        # patterns
+    skip_unpaired: bool = False
+    clean: list = None        # patterns of redrawn labels, to measure with
+    group: str = None         # a regular expression: the same match is never split
+    exclude: str = None       # a file of names
+    test_images: str = None   # a pattern: a test set of its own
+    test_masks: list = None
+    size: int = 128           # side of the images and labels, pixels
+    noise: float = 0.0        # share of the labels to damage
+    band: str = "5-13"        # radius of the damage, in pixels of the 256-pixel grid
+    noise_kind: str = "erode-dilate"
+    seed: int = 0
 
 
 class Cases(NamedTuple):
     """Images, labels to train on, clean labels to measure with, and what was done to each."""
+    classes: tuple
     names: list          # N
     images: np.ndarray   # (N, S, S) uint8
-    labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy
-    clean: np.ndarray    # (N, classes, S, S) bool; the labels as given if not `known`
+    labels: np.ndarray   # (N, classes, S, S) bool, possibly noisy; None without masks
+    clean: np.ndarray    # as labels; the labels as given if not `known`
     operation: list      # N times "" (clean), a name in DAMAGE, or "given" (--clean is different)
     pixels: np.ndarray   # (N,) int, radius of the operation on the 256-pixel grid, or 0
-    known: bool = True   # False: nobody knows which labels are clean
+    known: bool          # False: nobody knows which labels are clean
+    shapes: list         # N times (H, W), the size of the image as shown: turned as EXIF says
+    paths: list          # N paths of the images below the folder
 
     @property
     def noisy(self):
         """(N,) bool: which labels are known not to be clean."""
         return np.array([operation != "" for operation in self.operation])
+
+
+def options_of(arguments):
+    """Return the Options among the attributes of `arguments`; those that it lacks have defaults."""
+    return Options(**{name: getattr(arguments, name) for name in Options._fields
+                      if hasattr(arguments, name)})
 
 
 def progress(items, what):
@@ -304,9 +318,10 @@ def choose_patterns(root, images, masks, clean):
     return classes, parse_pattern(images), masks, clean
 
 
-def find(data, images=None, masks=None, skip_unpaired=False, clean=None):
+def find(options):
     """Find the cases of a folder, of "phantoms" or "phantoms:N"; no file is read yet: Found."""
-    root = str(data)
+    _, images, masks, skip_unpaired, clean, *_ = options
+    root = str(options.data)
     kind, _, count = root.partition(":")
     if kind == "phantoms":
         count = count or "247"
@@ -474,15 +489,17 @@ def read_masks(root, matches, name, shape, seen, notes):
     return united
 
 
-def read_found(found):
-    """Read the files of a folder and print a summary, or draw the phantoms: a Source."""
+def read_cases(found):
+    """Read the files of a folder and print a summary, or draw the phantoms: Cases at GRID."""
     root, classes, names, paths = found.root, found.classes, found.names, found.paths
+    untouched = np.zeros(len(names), dtype=int)
     if root == "phantoms":
         images, masks = phantoms(len(names))
-        return Source(classes, names, images, masks, [(GRID, GRID)] * len(names), paths, masks)
+        return Cases(classes, names, images, masks, masks, [""] * len(names), untouched, True,
+                     [(GRID, GRID)] * len(names), paths)
     images = np.empty((len(names), GRID, GRID), dtype=np.uint8)
     labels = np.empty((len(names), len(classes), GRID, GRID), dtype=bool)
-    clean = labels.copy() if found.clean else None
+    clean = labels.copy() if found.clean else labels
     shapes, notes = [], Counter()
     seen = {pattern: set() for pattern in [*found.masks, *found.clean]}
     for i, name in enumerate(progress(names, "reading cases")):
@@ -498,7 +515,20 @@ def read_found(found):
     print_summary(found, shapes, labels, seen)
     for note, count in notes.items():
         print(f"  {count} {note}")
-    return Source(classes, names, images, labels if classes else None, shapes, paths, clean)
+    operation = [""] * len(names)
+    if not classes:
+        labels = clean = None
+    elif found.clean:
+        operation = ["given" if is_redrawn(*masks) else "" for masks in zip(labels, clean)]
+    return Cases(classes, names, images, labels, clean, operation, untouched, bool(found.clean),
+                 shapes, paths)
+
+
+def is_redrawn(label, clean):
+    """Return whether the Dice of two labels (classes, H, W) is below CLEAN_DICE in some class."""
+    total = label.sum(axis=(1, 2)) + clean.sum(axis=(1, 2))
+    common = (label & clean).sum(axis=(1, 2))
+    return bool((2 * common[total > 0] / total[total > 0] < CLEAN_DICE).any())
 
 
 def print_summary(found, shapes, labels, seen):
@@ -531,70 +561,73 @@ def add_options(parser):
     add("--skip-unpaired", action="store_true", help="leave out files without a partner")
 
 
-def read(data, images=None, masks=None, skip_unpaired=False):
-    """Read all cases of a folder, of "phantoms" or "phantoms:N": a Source. Nothing is split."""
-    return read_found(find(data, images, masks, skip_unpaired))
+def read_images(paths, size):
+    """Read image files as for training: gray, (N, size, size) uint8."""
+    images = np.empty((len(paths), size, size), dtype=np.uint8)
+    for i, path in enumerate(progress(paths, "reading images")):
+        images[i] = resize(resize(read_image(str(path), Counter()), GRID), size)
+    return images
 
 
-def load_all(data, size, images=None, masks=None, skip_unpaired=False):
-    """Read all cases with their labels as they are: a Source, and Cases (None without masks)."""
-    source = read(data, images, masks, skip_unpaired)
-    if source.labels is None:
-        return source, None
-    return source, make_cases(source, range(len(source.names)), size, source.clean is not None)
+def read(options):
+    """Read all cases of a folder, or draw phantoms: Cases at options.size, not split, no noise."""
+    return resized(read_cases(find(options)), options.size)
 
 
-def make_cases(source, indices, size, known, noise=0, band=(1, 1), seed=0, kind="erode-dilate"):
-    """Take cases out of a Source, add noise, and resize: Cases."""
-    given = source.labels[indices]
-    clean = given if source.clean is None else source.clean[indices]
-    noisy, operation, pixels = corrupt_labels(given, noise, band, seed, kind)
-    total = given.sum(axis=(2, 3)) + clean.sum(axis=(2, 3))
-    dice = np.where(total > 0, 2 * (given & clean).sum(axis=(2, 3)) / np.maximum(total, 1), 1)
-    for i in np.flatnonzero((dice < CLEAN_DICE).any(axis=1)):
-        operation[i] = operation[i] or "given"
-    return Cases([source.names[i] for i in indices], resize(source.images[indices], size),
-                 resize(noisy, size), resize(clean, size), operation, pixels, known)
+def resized(cases, size):
+    """Return Cases with images, labels and clean labels of size x size."""
+    cases = cases._replace(images=resize(cases.images, size))
+    if cases.labels is None:
+        return cases
+    return cases._replace(labels=resize(cases.labels, size), clean=resize(cases.clean, size))
 
 
-def load(data, size, noise, band, seed, noise_kind="erode-dilate", images=None, masks=None,
-         skip_unpaired=False, group=None, clean=None, exclude=None, test_images=None,
-         test_masks=None):
-    """Read, split, add noise on the 256-pixel grid, resize: classes, training and test Cases.
+def damaged(cases, indices, options, stream):
+    """Return some of the cases, a share of their labels damaged. stream: 1 training, 2 test."""
+    band = [int(radius) for radius in options.band.split("-")]
+    labels, damage, pixels = corrupt_labels(cases.labels[indices], options.noise, band,
+                                            (options.seed, stream), options.noise_kind)
+    operation = [new or cases.operation[i] for new, i in zip(damage, indices)]
+    return Cases(cases.classes, [cases.names[i] for i in indices], cases.images[indices], labels,
+                 cases.clean[indices], operation, pixels, options.noise > 0 or cases.known,
+                 [cases.shapes[i] for i in indices], [cases.paths[i] for i in indices])
 
-    The arguments are train.py's options. Test labels get noise too; Dice uses their `clean`.
+
+def load(options):
+    """Read, split, add noise on the 256-pixel grid, resize: the training and the test Cases.
+
+    Test labels get noise too; Dice uses their `clean`.
     """
-    if bool(test_images) != bool(test_masks) or (test_images and group):
+    root, has_own_test = options.data, bool(options.test_images)
+    if has_own_test != bool(options.test_masks) or (has_own_test and options.group):
         raise BadInput("--test-images and --test-masks go together, and not with --group")
-    found = test_found = find(data, images, masks, skip_unpaired, clean)
+    found = test_found = find(options)
     test_names = found.names
-    if test_images:
-        test_found = find(data, test_images, test_masks, skip_unpaired)
+    if has_own_test:
+        test_found = find(options._replace(images=options.test_images, masks=options.test_masks,
+                                           clean=None))
         test_names = [f"test/{name}" for name in test_found.names]
         training, test = np.arange(len(found.names)), np.arange(len(test_names))
     else:
-        training, test = split(found.paths, seed, group)
+        training, test = split(found.paths, options.seed, options.group)
     if not found.classes:
-        raise BadInput(f"{data}: no masks; say where they are with --masks")
+        raise BadInput(f"{root}: no masks; say where they are with --masks")
     if test_found.classes != found.classes:
-        raise BadInput(f"{data}: masks of {listed(found.classes)}, test masks of "
+        raise BadInput(f"{root}: masks of {listed(found.classes)}, test masks of "
                        f"{listed(test_found.classes)}; name the same classes in --masks")
-    if exclude:
-        training = exclude_cases(exclude, found.names, training, test_names)
+    if options.exclude:
+        training = exclude_cases(options.exclude, found.names, training, test_names)
 
-    source = test_source = read_found(found)
-    if test_images:
-        test_source = read_found(test_found)._replace(names=test_names)
-    for c, name in enumerate(source.classes):
-        if np.isin(source.labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
-            raise BadInput(f"{data}: every mask of {name} is empty or full; correct the masks, or "
+    cases = test_cases = read_cases(found)
+    if has_own_test:
+        test_cases = read_cases(test_found)._replace(names=test_names, known=cases.known)
+    for c, name in enumerate(cases.classes):
+        if np.isin(cases.labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
+            raise BadInput(f"{root}: every mask of {name} is empty or full; correct the masks, or "
                            "their =VALUE by the values printed above")
-    print_split(source, training, test_source, test)
-    known = noise > 0 or source.clean is not None
-    band = [int(radius) for radius in band.split("-")]
-    return (source.classes,
-            make_cases(source, training, size, known, noise, band, (seed, 1), noise_kind),
-            make_cases(test_source, test, size, known, noise, band, (seed, 2), noise_kind))
+    print_split(cases, training, test_cases, test)
+    return (resized(damaged(cases, training, options, 1), options.size),
+            resized(damaged(test_cases, test, options, 2), options.size))
 
 
 def exclude_cases(path, names, training, test_names):
@@ -615,14 +648,14 @@ def exclude_cases(path, names, training, test_names):
     return kept
 
 
-def print_split(source, training, test_source, test):
+def print_split(cases, training, test_cases, test):
     """Say so if folders train/ and test/ are split anew, or if images are on both sides."""
-    folders = {part for path in source.paths for part in Path(path.lower()).parts[:-1]}
-    if folders & SPLIT_FOLDERS and test_source is source:
+    folders = {part for path in cases.paths for part in Path(path.lower()).parts[:-1]}
+    if folders & SPLIT_FOLDERS and test_cases is cases:
         print(f"images of {listed(folders & SPLIT_FOLDERS)}: split anew at random; "
               "--test-images and --test-masks keep an own split")
-    known = {hash(source.images[i].tobytes()): source.names[i] for i in training}
-    contents = {test_source.names[i]: hash(test_source.images[i].tobytes()) for i in test}
+    known = {hash(cases.images[i].tobytes()): cases.names[i] for i in training}
+    contents = {test_cases.names[i]: hash(test_cases.images[i].tobytes()) for i in test}
     same = [f"{name} = {known[content]}" for name, content in contents.items() if content in known]
     if same:
         print(f"{len(same)} test image(s) identical to a training image: {listed(same)}; remove "

@@ -4,9 +4,10 @@
     python train.py --noise 0.5 --band 5-13 --strategy baseline  # the same with uniform weights
     python train.py --data FOLDER                                # your images, labels as they are
     python train.py --data FOLDER --noise 0.75 --paper           # the settings of section 3.2
+    python train.py --resume RUN                                 # go on with an interrupted run
 
-The run folder (--out) receives config.json, log.csv, suspects.csv, metrics.json, checkpoint.pt and
-plots.
+The run folder (--out) receives config.json, log.csv, suspects.csv, suspects.html, metrics.json,
+checkpoint.pt, and plots.
 """
 import argparse
 import json
@@ -29,13 +30,15 @@ from data import GRID, BadInput
 from pal import (auto_lambda, pick_and_learn, quality_weights, rejected_share, sample_losses,
                  standardize, weighted_loss)
 
-# What --paper changes. Also: constant learning rates, Adam's defaults. The networks stay ours.
-SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, lam=2.0, area_trend=False,
-                   augment=False)
+# What --paper changes. Also: lambda 2, no area trend, constant learning rates, Adam's defaults. The
+# networks stay ours.
+SECTION_3_2 = dict(size=256, batch=32, lr=1e-4, qam_lr=1e-4, augment=False)
+STRATEGIES = ("baseline", "loss", "qam", "qam+ocm", "oracle")
 SHIFT = 1 / 16  # `augment` shifts by up to this share of the image's side
 ZOOM = 0.1  # and makes it up to a tenth smaller or larger
 TURN = 5.0  # and rotates it by up to so many degrees
-LOOK = 3  # epochs up to half-way whose mean losses estimate the share of bad labels
+LOOK = 3  # epochs up to halfway whose mean losses estimate the share of bad labels
+ENOUGH_STEPS, ENOUGH_LABELS = 300, 60  # with fewer, scores were seen to lock onto bad labels
 DICE_EVERY = 4  # epochs: testing after each would take a tenth longer
 
 
@@ -156,17 +159,28 @@ def make_recipe(arguments, training, device, bf16):
     """Return the Recipe of a strategy for the Cases `training`."""
     equal = torch.zeros(len(training.names), device=device)
     is_clean = torch.from_numpy(~training.noisy).to(device).float()
-    eq_1 = pick_and_learn if arguments.area_trend else step_without_trend
-    lam = 2.0 if arguments.lam == "auto" else arguments.lam  # auto: 2 in the first half
-    step, fixed_scores, lam = {
-        "baseline": (step_without_trend, equal, None),
-        "loss": (loss_step, equal, lam),
-        "qam": (eq_1, None, None),
-        "qam+ocm": (eq_1, None, lam),
-        "oracle": (oracle_step, is_clean, None),
-    }[arguments.strategy]
+    equation_1 = pick_and_learn if arguments.area_trend else step_without_trend
+    step, fixed_scores = {"baseline": (step_without_trend, equal), "loss": (loss_step, equal),
+                          "qam": (equation_1, None), "qam+ocm": (equation_1, None),
+                          "oracle": (oracle_step, is_clean)}[arguments.strategy]
+    lam = 2.0 if arguments.lam == "auto" else arguments.lam  # auto: the paper's until halfway
     batch = min(arguments.batch, len(training.names))
     return Recipe(batch, lam, step, fixed_scores, arguments.augment, bf16)
+
+
+def cpu_units():
+    """Return what PyTorch knows of the processor, {} before torch 2.10."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+def has_fast_bf16(device):
+    """Tell whether training in bfloat16 is faster there: by its units, so that no run changes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # A step in bfloat16 / float32, one thread: AMD 120 / 172 ms; Intel without AMX 487 / 416 ms.
+    units = cpu_units()
+    is_amd = "AMD" in units.get("cpu_name", "")
+    return bool(units.get("amx_bf16") or (units.get("avx512_bf16") and is_amd))
 
 
 def train(arguments):
@@ -175,45 +189,47 @@ def train(arguments):
 
     # 1. Data
     check_arguments(arguments)
-    device, bf16 = choose_device(arguments.device)
-    settings = vars(arguments).copy()
-    del settings["out"], settings["resume"]
-    out = Path(arguments.out or Path("runs") / run_name(arguments))
-    check_run_folder(out, settings, arguments.resume)
-    classes, training, test = data.load(**{name: settings[name] for name in data.LOAD})
+    out = Path(arguments.out or arguments.resume or Path("runs") / run_name(arguments))
+    if out.exists() and not arguments.resume:
+        raise BadInput(f"{out} exists already; train.py --resume {out} goes on with it, or choose "
+                       "another --out")
+    training, test = data.load(data.options_of(arguments))
     if len(training.names) < 3:
         raise BadInput(f"{arguments.data}: {len(training.names)} training images; three or more "
                        "are needed: add images")
     if arguments.strategy == "oracle" and not 0 < training.noisy.mean() < 1:
         raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
-    print_data_summary(classes, training, test)
+    print_data_summary(training, test)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.from_numpy(training.images).to(device)  # (N, H, W) uint8
     labels = torch.from_numpy(training.labels).to(device)  # (N, classes, H, W) bool
 
     # 2. Networks and optimizer
-    unet, qam = evaluation.build_networks(settings, classes, device)
-    recipe = make_recipe(arguments, training, device, bf16)
+    unet, qam = evaluation.build_networks(vars(arguments), len(training.classes), device)
+    recipe = make_recipe(arguments, training, device, has_fast_bf16(device))
     steps = len(images) // recipe.batch  # in an epoch
     optimizer, schedule = make_optimizer(unet, qam, arguments, arguments.epochs * steps)
     parts = {"unet": unet, "qam": qam, "optimizer": optimizer, "schedule": schedule}
 
     # 3. The run folder, and what is in it if this run was interrupted
-    state = {"arguments": settings, "classes": list(classes), "lam": recipe.lam, "share": None,
-             "losses": [], "label_weights": [], "log": [], "digest": data.digest(training, test)}
-    if (out / "checkpoint.pt").exists():
-        state = {**resume(out, state, parts), "arguments": settings}  # the data may have moved
-    out.mkdir(parents=True, exist_ok=arguments.resume)
+    settings = {name: value for name, value in vars(arguments).items()
+                if name not in ("out", "resume")}
+    state = {"arguments": settings, "classes": list(training.classes), "lam": recipe.lam,
+             "share": None, "losses": [], "label_weights": [], "log": [],
+             "digest": data.digest(training, test)}
+    if arguments.resume:
+        state.update(resume(out, state["digest"], parts))
+    out.mkdir(parents=True, exist_ok=bool(arguments.resume))
     evaluation.write_json(out / "config.json", {
-        "arguments": settings, "device": str(device), "bf16": bf16,
-        "cpu": cpu_name(), "threads": torch.get_num_threads(), "commit": commit(),
-        "digest": state["digest"], "python": platform.python_version(),
+        "arguments": settings, "digest": state["digest"], "commit": commit(), "device": str(device),
+        "cpu": cpu_units().get("cpu_name") or platform.processor(), "bf16": recipe.bf16,
+        "threads": torch.get_num_threads(), "python": platform.python_version(),
         "torch": torch.__version__, "numpy": np.__version__})
     log = state["log"]
-    seconds = {"data": time.perf_counter() - started}
-    earlier = log[-1]["seconds"] if log else 0.0  # of training before an interruption
+    if log:
+        started -= log[-1]["seconds"]  # of training before the interruption
 
     # 4. Epochs
-    begun = time.perf_counter() - earlier
     for epoch in range(len(log) + 1, arguments.epochs + 1):
         # A generator per epoch, so that a resumed run draws the same numbers. (Epoch 1001 of seed 0
         # draws the same as epoch 1 of seed 1.)
@@ -222,64 +238,65 @@ def train(arguments):
                                               recipe._replace(lam=state["lam"]))
         check_finite(weights, steps * recipe.batch, (unet, qam), epoch, out)
         row = epoch_row(epoch, scores, weights, losses, training, state["lam"])
-        row.update(epoch_dice(unet, classes, test, device, epoch, arguments.epochs))
-        row["seconds"] = time.perf_counter() - begun
+        row.update(epoch_dice(unet, test, epoch, arguments.epochs))
+        row["seconds"] = time.perf_counter() - started
         log.append(row)
         print_epoch(row, arguments.epochs)
         state["label_weights"].append(weights)
         state["losses"] = [*state["losses"], losses][-LOOK:]
         if epoch == max(1, arguments.epochs // 2):  # once: lambda for the second half
-            is_auto = arguments.lam == "auto" and state["lam"] is not None
-            state["share"], state["lam"] = look_half_way(state["losses"], state["lam"], is_auto)
+            is_auto = arguments.lam == "auto"
+            state["share"], state["lam"] = choose_lambda(state["losses"], state["lam"], is_auto)
         state_dicts = {name: part.state_dict() for name, part in parts.items()}
         evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **state_dicts})
         evaluation.write_csv(out / "log.csv", log)
 
     # 5. Evaluation: metrics first, so that an error in a plot does not lose them
-    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, device, state["lam"],
-                                        arguments.strategy)
+    metrics, rows = evaluation.evaluate(unet, qam, training, test, state["lam"], arguments.strategy)
     metrics["rejected_share"] = state["share"]
-    metrics["warnings"] = evaluation.warnings_of(settings, metrics, training, test, state["share"])
-    seconds["train"] = log[-1]["seconds"]
-    seconds["total"] = time.perf_counter() - started + earlier
-    metrics.update({"seconds": seconds, "peak_memory_mb": peak_memory_mb(device)})
+    metrics["warnings"] = warnings_of(arguments, metrics, training, test)
+    metrics["seconds"] = {"total": time.perf_counter() - started}
     evaluation.write_json(out / "metrics.json", metrics)
-    evaluation.print_results(settings, metrics, training.known)
-    if training.noisy.any():
-        label_weights = torch.stack(state["label_weights"]).numpy()  # (epochs, N)
-        evaluation.weights_film(out / "weights.gif", label_weights, training.operation)
-    evaluation.write_report(out, unet, classes, training, test, rows, log, device)
+    evaluation.print_results(metrics, training.known)
+    for warning in metrics["warnings"]:
+        print(f"warning: {warning}")
+    print(share_text(state["share"]))
+    write_report(out, unet, training, test, rows, log)
 
 
-def look_half_way(losses, lam, is_auto):
-    """Read the rejected share from some epochs' losses, a list of (N, classes), and print it.
+def choose_lambda(losses, lam, is_auto):
+    """Estimate the share of bad labels from the losses of some epochs, a list of (N, classes).
 
     Returns it, None for fewer labels than ENOUGH_LABELS, and lambda from here on: `lam` as it was,
     unless is_auto and there are enough labels.
     """
-    share, line = None, "half-way: too few labels to tell how many are bad"
     losses = torch.stack(losses).nanmean(dim=0)  # (N, classes)
-    if (~losses.isnan().all(dim=1)).sum() >= evaluation.ENOUGH_LABELS:
+    share = None
+    if (~losses.isnan().all(dim=1)).sum() >= ENOUGH_LABELS:  # that are not empty
         share = rejected_share(losses)
-        line = "half-way: no group of bad labels"
-        if share > 0:
-            line = f"half-way: {share:.0%} of the labels form a group with a high loss"
-        if is_auto:
-            lam = auto_lambda(share)
+        lam = auto_lambda(share) if is_auto else lam
+    line = f"halfway: {share_text(share)}"
     if lam is not None:
         line += f"; lambda {lam:.2g} from here on"
-        if lam == 0:
-            line += ": all labels count the same"
     print(line)
     return share, lam
 
 
+def share_text(share):
+    """Write the estimated share of bad labels as text."""
+    if share is None:
+        return "too few labels to tell how many are bad"
+    if share == 0:
+        return "no group of bad labels"
+    return f"about {share:.0%} of the labels form a group of their own with a high loss"
+
+
 # ----------------------------------------------------------------------------- what a run reports
 
-def print_data_summary(classes, training, test):
+def print_data_summary(training, test):
     """Print what a careful reader checks first: counts, sizes, areas, and what the noise did."""
     def per_class(values):
-        return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values))
+        return ", ".join(f"{name} {value:.3f}" for name, value in zip(training.classes, values))
 
     count, size, noisy = len(training.names), training.images.shape[-1], training.noisy
     print(f"{count} training and {len(test.names)} test images, {size} x {size}")
@@ -292,9 +309,10 @@ def print_data_summary(classes, training, test):
     print(f"noise: {noisy.sum()} of {count} labels changed ({noisy.mean():.1%}) {', '.join(kinds)}")
     if noisy.any():
         given, clean = training.labels[noisy], training.clean[noisy]
-        dice = evaluation.mean_dice(torch.from_numpy(given), torch.from_numpy(clean), classes)
+        dice = evaluation.mean_dice(torch.from_numpy(given), torch.from_numpy(clean),
+                                    training.classes)
         vanished = (clean.any(axis=(2, 3)) & ~given.any(axis=(2, 3))).sum(axis=0)  # (classes,)
-        lost = ", ".join(f"{number} {name}" for number, name in zip(vanished, classes))
+        lost = ", ".join(f"{number} {name}" for number, name in zip(vanished, training.classes))
         print(f"share of foreground, clean: {per_class(training.clean.mean(axis=(0, 2, 3)))}")
         print(f"Dice of noisy against clean labels: {per_class(dice.values())}; vanished: {lost}")
 
@@ -326,12 +344,12 @@ def mean(values):
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def epoch_dice(unet, classes, test, device, epoch, epochs):
+def epoch_dice(unet, test, epoch, epochs):
     """Return columns of log.csv: mean Dice on test labels, NaN in epochs that are not evaluated."""
-    dice = dict.fromkeys((*classes, "average"), math.nan)
+    dice = dict.fromkeys((*test.classes, "average"), math.nan)
     if epoch % DICE_EVERY == 0 or epoch == epochs:
-        prediction = evaluation.predict(unet, torch.from_numpy(test.images).to(device)).cpu()
-        dice = evaluation.mean_dice(prediction, torch.from_numpy(test.clean), classes)
+        prediction = evaluation.predict(unet, torch.from_numpy(test.images)).cpu()
+        dice = evaluation.mean_dice(prediction, torch.from_numpy(test.clean), test.classes)
     return {f"dice_{name}": value for name, value in dice.items()}
 
 
@@ -348,6 +366,76 @@ def print_epoch(row, epochs):
     print(f"{line:75s}{left:4.0f} s left", flush=True)
 
 
+def warnings_of(arguments, metrics, training, test):
+    """List what the metrics do not say by themselves, each with what to do about it."""
+    count, effective = len(training.names), metrics["effective_sample_size"]
+    steps = arguments.epochs * (count // min(arguments.batch, count))
+    share, warnings = metrics["rejected_share"], []
+    if count < ENOUGH_LABELS:
+        warnings.append(f"{count} training labels; to tell labels apart, have {ENOUGH_LABELS}, and "
+                        "look at each of these few yourself")
+    if steps < ENOUGH_STEPS:
+        warnings.append(f"{steps} training steps; to tell labels apart, have {ENOUGH_STEPS}: raise "
+                        "--epochs")
+    if arguments.noise == 0:  # if noise was added on purpose, these two are no surprise
+        if effective < count / 2:
+            warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "
+                            "--strategy baseline, or lower --lam")
+        if share is not None and share > 0.4:
+            warnings.append(f"{share:.0%} of the labels contradict the rest, and the larger group "
+                            "counts as right: look at suspects.html before you believe it")
+    for c, name in enumerate(training.classes):
+        if not training.labels[:, c].any():
+            warnings.append(f"no training label has {name}: nothing can be learned of it")
+            continue
+        dice, areas = metrics["dice"][name], test.clean[:, c].mean(axis=(1, 2))
+        areas = areas[areas > 0]  # of the images that have the class
+        if dice is not None and dice <= np.mean(2 * areas / (1 + areas)):
+            warnings.append(f"Dice {dice:.3f} of {name} is no better than foreground everywhere; "
+                            "look at its labels, or raise --epochs")
+    return warnings
+
+
+def write_report(out, unet, training, test, rows, log):
+    """Write suspects.csv unless there is one, which may be edited; suspects.html, curves.png."""
+    if (out / "suspects.csv").exists():
+        print(f"{out / 'suspects.csv'} is kept as it is")
+    else:
+        evaluation.write_csv(out / "suspects.csv", rows)
+    evaluation.write_page(out, unet, rows, (training, test))
+    print(f"look at the worst labels in {out / 'suspects.html'}: mark the bad ones, save the list, "
+          "leave them out with --exclude")
+
+
+# ------------------------------------------------------------------------------------- run folders
+
+def run_name(arguments):
+    """Name a run after its data, strategy, noise, band, seed, and what else is not the default."""
+    source = Path(arguments.data).absolute().name.replace(":", "")
+    name = f"{source}-{arguments.strategy}-{arguments.noise:g}-{arguments.band}"
+    name += f"-seed{arguments.seed}"
+    usual = {"noise_kind": "erode-dilate", "size": 128, "lam": "auto", "epochs": 40}
+    for option, value in usual.items():
+        chosen = getattr(arguments, option)
+        if chosen not in (value, None):
+            name += f"-{option.replace('_', '-')}{chosen}"
+    return name + "-paper" if arguments.paper else name
+
+
+def resume(out, digest, parts):
+    """Load the checkpoint, if there is one, into `parts`; return the rest of it, or {}."""
+    if json.loads((out / "config.json").read_text())["digest"] != digest:
+        raise BadInput(f"{out}: the data are no longer those of this run; choose another --out, or "
+                       "say with --data where they lie now")
+    if not (out / "checkpoint.pt").exists():  # interrupted in the first epoch
+        return {}
+    checkpoint = evaluation.read_checkpoint(out)
+    for name, part in parts.items():
+        part.load_state_dict(checkpoint.pop(name))
+    del checkpoint["arguments"]  # the data may have moved
+    return checkpoint
+
+
 def commit():
     """Return the commit of this file's clone, with "+" if files were changed; None elsewhere."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12",
@@ -356,70 +444,6 @@ def commit():
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def cpu_name():
-    """Return the processor's name, as far as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():  # Linux
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def peak_memory_mb(device):
-    """Return the most memory this process has held, on the GPU if it trains there."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2 ** 20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10  # bytes, elsewhere KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-# ------------------------------------------------------------------------------------- run folders
-
-DATA_OPTIONS = ("data", "images", "masks", "skip_unpaired", "clean", "group", "exclude",
-                "test_images", "test_masks", "device")  # may change: the digest is compared instead
-
-
-def run_name(arguments):
-    """Name a run after its data, strategy, noise, band and seed."""
-    source = Path(arguments.data).absolute().name.replace(":", "")
-    name = f"{source}-{arguments.strategy}-{arguments.noise:g}-{arguments.band}"
-    name += f"-seed{arguments.seed}"
-    return name + "-paper" if arguments.paper else name
-
-
-def check_run_folder(out, settings, resuming):
-    """Raise BadInput if the folder exists, or with --resume was begun with other settings."""
-    if not out.exists():
-        return
-    if not resuming:
-        raise BadInput(f"{out} exists already; add --resume to go on with it, or choose another "
-                       "--out")
-    try:
-        before = json.loads((out / "config.json").read_text())["arguments"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{out} is not a run folder of train.py; choose another --out") from None
-    for name, value in settings.items():
-        if name not in DATA_OPTIONS and before.get(name) != value:
-            raise BadInput(f"{out}: --{name.replace('_', '-')} was {before.get(name)}, is {value}; "
-                           "choose another --out")
-
-
-def resume(out, state, parts):
-    """Load the checkpoint into `parts` and return its state; BadInput if the data changed."""
-    checkpoint = evaluation.read_checkpoint(out / "checkpoint.pt")
-    if checkpoint["digest"] != state["digest"]:
-        raise BadInput(f"{out}: the data are no longer those of this run; choose another --out")
-    for name, part in parts.items():
-        part.load_state_dict(checkpoint.pop(name))
-    return checkpoint
 
 
 def check_finite(weights, expected, networks, epoch, out):
@@ -441,98 +465,103 @@ def auto_or_number(text):
 
 
 def parse_arguments(argv=None):
-    """Parse the command line; --paper moves defaults, what is typed beside it counts."""
+    """Parse the command line; with --resume take the run's own options."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = evaluation.usage_error
     data.add_options(parser)
     add = parser.add_argument
-    add("--group", metavar="REGEX",
-        help="image paths with the same match are one patient, never split")
-    add("--clean", nargs="+", metavar="PATTERN",
-        help="better masks of some images, to measure with")
-    add("--exclude", metavar="FILE", help="names to leave out of training: a text or suspects.csv")
+    add("--group", metavar="REGEX", help="images whose paths have the same match stay together")
+    add("--clean", nargs="+", metavar="PATTERN", help="better masks of some images, to test on")
+    add("--exclude", metavar="FILE", help="names to leave out: one a line, or a suspects.csv")
     add("--test-images", metavar="PATTERN", help="test images of their own, instead of a split")
     add("--test-masks", nargs="+", metavar="PATTERN", help="their masks")
-    add("--strategy", default="qam+ocm", choices=evaluation.STRATEGIES,
+    add("--strategy", default="qam+ocm", choices=STRATEGIES,
         help="baseline: equal weights; loss: small losses count more, no QAM; qam: no bound; "
-             "qam+ocm (default): the paper's; oracle: clean labels only")
-    add("--noise", type=float, help="share of training labels to damage (phantoms 0.5, folders 0)")
+             "qam+ocm (default): with our area trend and lambda; oracle: clean labels only")
+    add("--noise", type=float, help="share of labels to damage (phantoms 0.5, folders 0)")
     add("--band", default="5-13", help="radius of the noise in pixels of a 256 grid (%(default)s)")
     add("--noise-kind", default="erode-dilate",
         help=f"of {', '.join(data.DAMAGE)}, joined by - (%(default)s)")
-    add("--lam", type=auto_or_number, default="auto",
-        help="lambda of eq. (2); auto: 2, from half-way on 0 to 2 by the share of bad labels")
+    add("--lam", type=auto_or_number,
+        help="lambda of eq. (2); auto (default): 2, later 0 to 2 by the share of bad labels")
     add("--size", type=int, default=128, help="side of the networks' images, pixels (%(default)s)")
     add("--epochs", type=int, default=40, help="passes over the training data (%(default)s)")
     add("--batch", type=int, default=16, help="size of the mini-batch (%(default)s)")
     add("--lr", type=float, default=1e-2, help="the U-Net's highest learning rate (%(default)s)")
     add("--qam-lr", type=float, default=4e-4, help="the QAM's highest learning rate (%(default)s)")
-    add("--area-trend", action=argparse.BooleanOptionalAction, default=True,
-        help="hide from the QAM what a label's area alone says about its loss")
+    add("--area-trend", action=argparse.BooleanOptionalAction,
+        help="hide from the QAM what a label's area alone says about its loss (default)")
     add("--augment", action=argparse.BooleanOptionalAction, default=True,
         help="shift, scale and rotate images and labels a little")
     add("--width", type=int, default=8, help="channels of the U-Net at full size (%(default)s)")
     add("--seed", type=int, default=0, help="of split, noise, networks, order (%(default)s)")
-    add("--device", default="auto", help="auto is cuda if available, else cpu")
     add("--out", help="the run folder; by default one in runs/")
-    add("--resume", action="store_true", help="go on with an interrupted run")
+    add("--resume", metavar="RUN", help="go on with a run as it began; --data: where its data lie")
     literal = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in SECTION_3_2.items())
-    add("--paper", action="store_true", help=f"section 3.2: constant learning rates, {literal}")
-    # --paper changes defaults, so the line is parsed again: what is typed beside it still wins.
-    if parser.parse_args(argv).paper:
-        parser.set_defaults(**SECTION_3_2)
+    add("--paper", action="store_true",
+        help=f"section 3.2, our networks: lambda 2, no area trend, constant rates, {literal}")
     arguments = parser.parse_args(argv)
+    if arguments.resume:
+        typed = {word for word in argv or sys.argv[1:] if word.startswith("--")}
+        if typed - {"--resume", "--data"}:
+            parser.error("--resume takes the options of the run, beside it only --data")
+        return arguments_of_run(arguments.resume, arguments.data if "--data" in typed else None)
+    if arguments.paper:  # changes defaults, so the line is parsed again: what is typed still wins
+        parser.set_defaults(**SECTION_3_2)
+        arguments = parser.parse_args(argv)
     if arguments.noise is None:
         arguments.noise = 0.5 if arguments.data.partition(":")[0] == "phantoms" else 0.0
+    choose_method(arguments)
     return arguments
+
+
+def arguments_of_run(run, moved_data):
+    """Return the arguments that a run was begun with; moved_data: where its data lie now."""
+    try:
+        settings = json.loads((Path(run) / "config.json").read_text())["arguments"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"--resume {run}: no run folder of train.py, it lacks config.json") from None
+    settings["data"] = moved_data or settings["data"]
+    return argparse.Namespace(**settings, out=None, resume=run)
+
+
+def choose_method(arguments):
+    """Fill in lambda and area trend; BadInput if they are given to a strategy without them."""
+    a, has_lambda = arguments, arguments.strategy in ("qam+ocm", "loss")
+    has_trend = arguments.strategy in ("qam", "qam+ocm")
+    for option, value, applies in (("--lam", a.lam, has_lambda),
+                                   ("--area-trend", a.area_trend, has_trend)):
+        if value is not None and not applies:
+            raise BadInput(f"{option}: --strategy {a.strategy} has none; leave it out")
+    if has_lambda and a.lam is None:
+        a.lam = 2.0 if a.paper else "auto"
+    if has_trend and a.area_trend is None:
+        a.area_trend = not a.paper
+    if a.strategy == "oracle" and a.noise in (0, 1) and not a.clean:
+        raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
 
 
 def check_arguments(arguments):
     """Raise BadInput for values out of range, before anything is read."""
-    a = arguments
-    band = re.fullmatch(r"(\d+)-(\d+)", a.band)
+    a, band = arguments, re.fullmatch(r"(\d+)-(\d+)", arguments.band)
     wanted = [
         ("noise", 0 <= a.noise <= 1, "a share from 0 to 1"),
         ("band", band and 1 <= int(band[1]) <= int(band[2]) < GRID, "such as 5-13, smaller-larger"),
         ("noise_kind", set(a.noise_kind.split("-")) <= set(data.DAMAGE),
          f"one or several of {', '.join(data.DAMAGE)}, joined by -"),
-        ("lam", a.lam == "auto" or 0 <= a.lam < math.inf, "auto, or 0 or more"),
-        ("size", 32 <= a.size <= GRID and a.size % 16 == 0,
-         f"a multiple of 16 from 32 to {GRID}, the size that images are read at,"),
+        ("lam", a.lam in (None, "auto") or 0 <= a.lam < math.inf, "auto, or 0 or more"),
+        ("size", 32 <= a.size <= GRID and a.size % 16 == 0, f"a multiple of 16 from 32 to {GRID}"),
         ("epochs", a.epochs >= 1, "1 or more"),
         ("batch", a.batch >= 3, "3 or more, better 8 or more"),
         ("lr", 0 <= a.lr < math.inf, "0 or more"),
         ("qam_lr", 0 <= a.qam_lr < math.inf, "0 or more"),
         ("width", 1 <= a.width <= 1024, "from 1 to 1024"),
-        ("seed", 0 <= a.seed < 2 ** 31, "from 0 to 2147483647"),
-    ]
+        ("seed", 0 <= a.seed < 2 ** 31, "from 0 to 2147483647")]
     for name, good, needed in wanted:
         if not good:
             option = name.replace("_", "-")
             raise BadInput(f"--{option} {getattr(a, name)}: {needed} is needed; see --help")
-    if a.strategy == "oracle" and a.noise in (0, 1) and not a.clean:
-        raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
-
-
-def choose_device(name):
-    """Return the torch device, and whether it has units for bfloat16, to train in."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"--device {name}: {reason}; leave --device out") from None
-    if device.type == "cuda":
-        return device, torch.cuda.get_device_capability(device) >= (8, 0)
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch does not tell
-        return device, False
-    # A step in bfloat16 / float32, one thread: AMD 120 / 172 ms; Intel without AMX 487 / 416 ms.
-    units = torch.cpu.get_capabilities()
-    is_amd = "AMD" in units.get("cpu_name", "")
-    return device, bool(units.get("amx_bf16") or (units.get("avx512_bf16") and is_amd))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """Make the tables and the chart of the results again, from the reports beside this file.
 
-    python .github/results/make.py              # writes them into README.md and the page here
-    python .github/results/make.py --check      # changes nothing; exit code 1 where they differ
-    python .github/results/make.py summary      # prints a table; also: full, picks, trust, early
-    python .github/results/make.py shares nuclei bloodcells   # prints one of these folders
-    python .github/results/make.py chart FILE   # draws Dice over the share of noisy labels
+    python .github/results/make.py               # writes them into README.md and the page here
+    python .github/results/make.py --check       # changes nothing; exit code 1 where they differ
+    python .github/results/make.py table FOLDER  # prints a table; the others: see COMMANDS
     python .github/results/make.py phantoms-without-hearts FOLDER   # writes images and masks
 
 In both pages a table stands below the command that prints it: `<!-- python ... -->`.
 """
+import contextlib
 import csv
+import io
 import json
 import re
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,15 +20,32 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(HERE)]
+import charts  # noqa: E402
 import data  # noqa: E402
-import eval as evaluation  # noqa: E402
+import train  # noqa: E402
+from eval import print_table  # noqa: E402
 
 PAGES = (ROOT / "README.md", HERE / "README.md")
-TABLE = re.compile(r"(<!-- (python .*?) -->\n)((?:\|.*\n)*)")  # a command, and the table below it
+COMMAND = "python .github/results/make.py"
+TABLE = re.compile(rf"(<!-- {re.escape(COMMAND)} (.*?) -->\n)((?:\|.*\n)*)")  # and what is below it
 SETTINGS = [(0.0, "5-13"), (0.25, "1-8"), (0.5, "1-8"), (0.75, "1-8"),
             (0.25, "5-13"), (0.5, "5-13"), (0.75, "5-13"), (0.9, "5-13")]
+# Table 1 of the paper, by noise and band: Dice of lungs, heart, clavicles, and their average.
+TABLE_1 = {  # baseline, QAM, QAM+OCM
+    (0.00, ""): ((.943, .941, .862, .915), (.939, .923, .831, .898), (.941, .940, .852, .911)),
+    (0.25, "1-8"): ((.868, .888, .538, .765), (.925, .926, .748, .866), (.936, .925, .823, .895)),
+    (0.50, "1-8"): ((.873, .884, .539, .765), (.922, .925, .726, .857), (.936, .929, .828, .898)),
+    (0.75, "1-8"): ((.820, .828, .512, .720), (.898, .825, .536, .753), (.937, .939, .809, .895)),
+    (0.25, "5-13"): ((.865, .857, .422, .715), (.893, .835, .615, .781), (.935, .935, .801, .890)),
+    (0.50, "5-13"): ((.755, .807, .393, .652), (.828, .853, .491, .714), (.942, .942, .853, .912)),
+    (0.75, "5-13"): ((.745, .738, .381, .621), (.770, .772, .366, .636), (.938, .937, .801, .892)),
+}
+PAPER = {(*setting, strategy): dice for setting, row in TABLE_1.items()
+         for strategy, dice in zip(("baseline", "qam", "qam+ocm"), row)}
 
+
+# -------------------------------------------------------------------------------------- the reports
 
 def read(folder):
     """Read all reports of a folder here: (settings, metrics, run folder) of each run."""
@@ -38,20 +53,52 @@ def read(folder):
     for path in sorted((HERE / folder).glob("*/config.json")):
         settings = json.loads(path.read_text())["arguments"]
         metrics = json.loads((path.parent / "metrics.json").read_text())
+        if settings["noise"] == 0:  # then there is no band and no kind of it
+            settings["band"] = settings["noise_kind"] = "-"
         reports.append((settings, metrics, path.parent))
     return reports
 
 
 def runs_of(noise, band, strategy, folder="jsrt-128", kind="erode-dilate"):
     """List the (metrics, run folder) of one setting, one for each seed."""
-    runs = []
-    for settings, metrics, run in read(folder):
-        same = (settings["noise"], settings["strategy"]) == (noise, strategy)
-        if noise:
-            same = same and (settings["band"], settings["noise_kind"]) == (band, kind)
-        if same:
-            runs.append((metrics, run))
-    return runs
+    wanted = (noise, strategy, band if noise else "-", kind if noise else "-")
+    return [(metrics, run) for settings, metrics, run in read(folder)
+            if (settings["noise"], settings["strategy"], settings["band"],
+                settings["noise_kind"]) == wanted]
+
+
+def group_runs(folder):
+    """Group the runs of a folder over seeds -> list of lists, and the options that vary in it."""
+    reports, groups = read(folder), {}
+    varied = []
+    for name in ("noise", "band", "noise_kind", "clean", "exclude", "lam"):
+        if len({str(settings[name]) for settings, _, _ in reports} - {"-"}) > 1:
+            varied.append(name)
+    for report in reports:
+        settings = report[0]
+        key = [settings["noise"], train.STRATEGIES.index(settings["strategy"])]
+        key += [str(settings[name]) for name in varied]
+        groups.setdefault(tuple(key), []).append(report)
+    return [groups[key] for key in sorted(groups)], varied
+
+
+def paper_row(settings, classes):
+    """Return the paper's Dice of lungs, heart, clavicles, average; None if it has no such row."""
+    noise, kind = settings["noise"], settings["noise_kind"]
+    if tuple(classes) != (*data.CLASSES, "average") or settings["data"].startswith("phantoms"):
+        return None
+    if noise and kind != "erode-dilate":
+        return None
+    return PAPER.get((noise, settings["band"] if noise else "", settings["strategy"]))
+
+
+def cell(values):
+    """Write a number as text, several as their mean ± standard deviation, None as "-"."""
+    if not values or None in values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
 def mean_of(values):
@@ -64,42 +111,46 @@ def setting_text(noise, band):
     return f"{noise:.0%}, {band} pixels" if noise else "none"
 
 
+# --------------------------------------------------------------------------------------- the tables
+
 def print_summary():
     """Print the average Dice of the strategies beside the paper's QAM+OCM; means over seeds."""
-    rows = [["noise", "baseline", "QAM+OCM", "oracle", "paper, QAM+OCM"]]
+    rows = [["noise", "baseline", "loss", "QAM+OCM", "oracle", "paper, QAM+OCM"]]
     for noise, band in SETTINGS:
         row = [setting_text(noise, band)]
-        for strategy in ("baseline", "qam+ocm", "oracle"):
+        for strategy in ("baseline", "loss", "qam+ocm", "oracle"):
             runs = runs_of(noise, band, strategy)
             row.append(mean_of([metrics["dice"]["average"] for metrics, _ in runs]))
-        paper = evaluation.PAPER.get((noise, band if noise else "", "qam+ocm"))
-        rows.append(row + [evaluation.cell(paper[-1] if paper else None)])
-    evaluation.print_table(rows)
+        paper = PAPER.get((noise, band if noise else "", "qam+ocm"))
+        rows.append(row + [f"{paper[-1]:.3f}" if paper else "-"])
+    print_table(rows)
 
 
-def print_full(folder="jsrt-128"):
-    """Print the table of eval.py with the paper's Dice of each class in brackets, AUROC by label
-    quality (softmin), and of unseen labels.
+def print_folder(folder):
+    """Print a line for each setting of a folder: mean and deviation over seeds of Dice, with the
+    paper's in brackets, and of the AUROC of each ranking, and by score of unseen labels.
     """
-    groups, varied = evaluation.group_runs(HERE / folder)
+    groups, varied = group_runs(folder)
     rows = []
     for group in groups:
-        _, settings, metrics = group[0]
-        paper = evaluation.paper_row(settings, metrics["dice"])
-        row = [str(settings[name]) for name in ("noise", "band", *varied, "strategy")]
-        for c, name in enumerate(metrics["dice"]):
-            dice = evaluation.cell(*[metrics["dice"][name] for _, _, metrics in group])
+        settings, metrics, _ = group[0]
+        paper = paper_row(settings, metrics["dice"])
+        row = [str(settings[name]) for name in varied] + [settings["strategy"]]
+        classes = list(metrics["dice"])
+        for c, name in enumerate(classes if len(classes) > 2 else ["average"]):
+            dice = cell([metrics["dice"][name] for _, metrics, _ in group])
             row.append(f"{dice} ({paper[c]:.3f})" if paper else dice)
-        for ranking in ("score", "loss", "ranks", "softmin"):
-            row.append(evaluation.auroc_cell(group, ranking))
-        row.append(evaluation.auroc_cell(group, "score", "unseen"))
-        row.append(" ".join(str(settings["seed"]) for _, settings, _ in group))
-        rows.append(row)
-    kinds = [f"--{name.replace('_', '-')}" for name in varied]
-    classes = list(groups[0][0][2]["dice"])
-    titles = ["noise", "band", *kinds, "strategy", *classes, "AUROC by score", "by loss",
-              "by mean rank", "by softmin", "by score, unseen", "seeds"]
-    evaluation.print_table([titles, *rows])
+        for part, ranking in (("training", "score"), ("training", "loss"), ("training", "ranks"),
+                              ("training", "softmin"), ("unseen", "score")):
+            audits = [metrics["audit"][part] or {} for _, metrics, _ in group]
+            row.append(cell([audit.get(ranking, {}).get("auroc") for audit in audits]))
+        rows.append(row + [" ".join(str(settings["seed"]) for settings, _, _ in group)])
+    options = [name if name in ("noise", "band") else f"--{name.replace('_', '-')}"
+               for name in varied]
+    titles = [*options, "strategy", *(classes if len(classes) > 2 else ["Dice"]), "AUROC by score",
+              "by loss", "by mean rank", "by softmin", "by score, unseen", "seeds"]
+    shown = [c for c in range(len(titles)) if any(row[c] != "-" for row in rows)]
+    print_table([[row[c] for c in shown] for row in [titles, *rows]])
 
 
 def wrong_share(metrics, ranking):
@@ -114,15 +165,22 @@ def print_picks():
     columns = [("at random", "qam+ocm", "random"), ("loss, baseline", "baseline", "loss"),
                ("softmin, baseline", "baseline", "softmin"), ("loss, QAM+OCM", "qam+ocm", "loss"),
                ("score, QAM+OCM", "qam+ocm", "score"), ("mean rank, QAM+OCM", "qam+ocm", "ranks")]
+    cases = [("jsrt-128", noise, band, "erode-dilate") for noise, band in SETTINGS if noise]
+    cases += [("jsrt-128", 0.4, "5-13", kind) for kind in ("dilate", "erode")]
+    cases += [("kinds", 0.5, "5-13", kind) for kind in ("shift", "omit", "swap")]
+    cases += [("coin", 0.5, "9-11", "dilate")]
+    for folder in ("no-area-trend", "cross-entropy", "paper"):
+        cases += [(folder, noise, "5-13", "erode-dilate") for noise in (0.25, 0.5, 0.75, 0.9)]
     rows = [["noise"] + [title for title, _, _ in columns]]
-    cases = [(noise, band, "erode-dilate") for noise, band in SETTINGS if noise]
-    for noise, band, kind in cases + [(0.4, "5-13", "dilate"), (0.4, "5-13", "erode")]:
-        row = [f"{noise:.0%}, {band}, {kind}"]
+    for folder, noise, band, kind in cases:
+        title = f"{noise:.0%}, {band}, {kind}"
+        row = [title if folder in ("jsrt-128", "kinds", "coin") else f"{title}, {folder}"]
         for _, strategy, ranking in columns:
-            runs = runs_of(noise, band, strategy, kind=kind)
+            runs = runs_of(noise, band, strategy, folder, kind)
             row.append(mean_of([wrong_share(metrics, ranking) for metrics, _ in runs]))
-        rows.append(row)
-    evaluation.print_table(rows)
+        if row[1] != "-":
+            rows.append(row)
+    print_table(rows)
 
 
 def print_trust():
@@ -136,7 +194,7 @@ def print_trust():
             row.append(" ".join(f"{metrics['dice']['average']:.3f}" for metrics in runs))
         if row[1]:  # the QAM was not run at 90 %
             rows.append(row)
-    evaluation.print_table(rows)
+    print_table(rows)
 
 
 def print_early():
@@ -155,60 +213,72 @@ def print_early():
                 values = [float(log[epoch - 1][name]) for log in logs]
                 row.append(f"{min(values):.2f} - {max(values):.2f}")
             rows.append(row)
-    evaluation.print_table(rows)
+    print_table(rows)
 
 
-def print_shares(folders):
-    """Print the share of bad labels that QAM+OCM tells, seed by seed, beside the true one."""
+def print_shares(*folders):
+    """Print the share of bad labels that QAM+OCM estimates, seed by seed, beside the true one."""
     groups = {}
     for folder in folders:
         for settings, metrics, _ in read(folder):
-            if settings["strategy"] == "qam+ocm" and "rejected_share" in metrics:
-                band = settings["band"] if settings["noise"] else ""
-                kind = settings["noise_kind"] if settings["noise"] else ""
-                key = (folder, settings["noise"], band, kind, str(settings["lam"]))
+            if settings["strategy"] == "qam+ocm" and settings["lam"] == "auto":
+                key = (folder, settings["noise"], settings["band"], settings["noise_kind"])
                 groups.setdefault(key, []).append((settings["seed"], metrics))
-    rows = [["data", "noise", "band", "kind", "--lam", "true share", "share told", "seeds"]]
+    rows = [["data", "noise", "band", "kind", "true share", "estimated share", "seeds"]]
     for key in sorted(groups):
         runs = sorted(groups[key], key=lambda run: run[0])
-        told, true = [], []
+        estimated, true = [], []
         for _, metrics in runs:
             audit, share = metrics["audit"]["training"], metrics["rejected_share"]
             true.append(f"{audit['random']['recall']:.2f}" if audit else "0.00")
-            told.append("-" if share is None else f"{share:.2f}")
-        seeds = " ".join(str(seed) for seed, _ in runs)
-        rows.append([str(value) or "-" for value in key]
-                    + [" ".join(true), " ".join(told), seeds])
-    evaluation.print_table(rows)
+            estimated.append("-" if share is None else f"{share:.2f}")
+        rows.append([*map(str, key), " ".join(true), " ".join(estimated),
+                     " ".join(str(seed) for seed, _ in runs)])
+    print_table(rows)
 
 
-def print_machines():
-    """Print the average Dice of the same commands on two machines."""
-    rows = [["noise", "strategy", "Xeon, AMX", "EPYC, AVX-512", "largest difference of a seed"]]
-    for noise, strategy in ((0.0, "baseline"), (0.75, "baseline"), (0.75, "oracle")):
-        dice = []
-        for folder in ("jsrt-128", "machine"):
-            runs = runs_of(noise, "5-13", strategy, folder)
-            dice.append(np.array([metrics["dice"]["average"] for metrics, _ in runs]))
-        difference = f"{np.abs(dice[0] - dice[1]).max():.3f}"
-        rows.append([setting_text(noise, "5-13"), strategy, evaluation.cell(*dice[0]),
-                     evaluation.cell(*dice[1]), difference])
-    evaluation.print_table(rows)
-
-
-def print_empty(folder="empty"):
+def print_empty():
     """Print Dice where there is a heart, and how many images without one stay empty, by seed."""
     rows = [["strategy", "Dice of images with a heart", "nothing predicted without one", "seeds"]]
-    for strategy in evaluation.STRATEGIES:
-        runs = [(settings["seed"], metrics) for settings, metrics, _ in read(folder)
-                if settings["strategy"] == strategy]
-        if not runs:
-            continue
-        dice = " ".join(f"{metrics['dice']['heart']:.3f}" for _, metrics in runs)
-        counts = [metrics["empty"]["heart"] for _, metrics in runs]
+    for group in group_runs("empty")[0]:
+        dice = " ".join(f"{metrics['dice']['heart']:.3f}" for _, metrics, _ in group)
+        counts = [metrics["empty"]["heart"] for _, metrics, _ in group]
         empty = ", ".join(f"{count['predicted_empty']} of {count['images']}" for count in counts)
-        rows.append([strategy, dice, empty, " ".join(str(seed) for seed, _ in runs)])
-    evaluation.print_table(rows)
+        seeds = " ".join(str(settings["seed"]) for settings, _, _ in group)
+        rows.append([group[0][0]["strategy"], dice, empty, seeds])
+    print_table(rows)
+
+
+# ------------------------------------------------------------------------- the chart, and phantoms
+
+def draw_results(path, folder="jsrt-128", band="5-13"):
+    """Draw the average Dice over the share of labels eroded or dilated by `band`: curves with
+    standard deviations over seeds, and the paper's as dots.
+    """
+    colors = {"baseline": charts.RUST, "qam": charts.ORANGE, "qam+ocm": charts.BLUE,
+              "oracle": charts.GREEN}
+    series = []
+    for strategy, color in colors.items():
+        label = strategy.replace("qam", "QAM").replace("ocm", "OCM")
+        points = []
+        for noise in (0.0, 0.25, 0.5, 0.75, 0.9):
+            dice = [metrics["dice"]["average"]
+                    for metrics, _ in runs_of(noise, band, strategy, folder)]
+            if dice:
+                points.append((noise, np.mean(dice), np.std(dice, ddof=1)))
+        noise, mean, deviation = np.transpose(points)
+        band_of_mean = (mean - deviation, mean + deviation)
+        series.append(charts.Series(label, color, noise, mean, band_of_mean))
+        paper = [(noise, row[-1]) for (noise, paper_band, name), row in PAPER.items()
+                 if paper_band in ("", band) and name == strategy]
+        if paper:
+            noise, mean = np.transpose(paper)
+            label = f"paper, {label} (dots)"
+            series.append(charts.Series(label, color, noise, mean, dots=True))
+    lowest = min(one.y.min() for one in series)
+    charts.chart(f"JSRT, labels eroded or dilated by {band} pixels", series,
+                 "share of noisy labels", "average Dice on clean test labels", (700, 440),
+                 y_range=(lowest, 1)).save(path)
 
 
 def write_phantoms_without_hearts(folder, count=150, share=0.3):
@@ -237,72 +307,42 @@ def neighbors(image):
     return sum(np.roll(image, step, axis) for step in (-1, 1) for axis in (0, 1)) / 4
 
 
-def draw_results(path, folder="jsrt-128", band="5-13"):
-    """Draw the average Dice over the share of labels eroded or dilated by `band`: curves with
-    standard deviations over seeds, and the paper's as dots.
-    """
-    colors = {"baseline": evaluation.RUST, "qam": evaluation.ORANGE, "qam+ocm": evaluation.BLUE,
-              "oracle": evaluation.GREEN}
-    series = []
-    for strategy, color in colors.items():
-        label = strategy.replace("qam", "QAM").replace("ocm", "OCM")
-        points = []
-        for noise in (0.0, 0.25, 0.5, 0.75, 0.9):
-            dice = [metrics["dice"]["average"]
-                    for metrics, _ in runs_of(noise, band, strategy, folder)]
-            if dice:
-                points.append((noise, np.mean(dice), np.std(dice, ddof=1)))
-        noise, mean, deviation = np.transpose(points)
-        series.append(evaluation.Series(label, color, noise, mean,
-                                        (mean - deviation, mean + deviation)))
-        paper = [(noise, row[-1]) for (noise, paper_band, name), row in evaluation.PAPER.items()
-                 if paper_band in ("", band) and name == strategy]
-        if paper:
-            noise, mean = np.transpose(paper)
-            label = f"paper, {label} (dots)"
-            series.append(evaluation.Series(label, color, noise, mean, dots=True))
-    lowest = min(one.y.min() for one in series)
-    evaluation.chart(f"JSRT, labels eroded or dilated by {band} pixels", series,
-                     "share of noisy labels", "average Dice on clean test labels", (700, 440),
-                     y_range=(lowest, 1)).save(path)
+# ---------------------------------------------------------------------------------------- the pages
 
-
-def run(command):
-    """Return what a command line "python ..." prints, run in the project's folder."""
-    words = [sys.executable, *shlex.split(command)[1:]]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
-    return done.stdout
+COMMANDS = {"summary": print_summary, "table": print_folder, "picks": print_picks,
+            "trust": print_trust, "early": print_early, "empty": print_empty,
+            "shares": print_shares, "phantoms-without-hearts": write_phantoms_without_hearts}
 
 
 def remade(page):
     """Return the text of a page with the table below each command as the command prints it now."""
     text = page.read_text(encoding="utf-8")
     for match in TABLE.finditer(text):
-        text = text.replace(match[0], match[1] + run(match[2]))
+        name, *words = match[2].split()
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            COMMANDS[name](*words)
+        text = text.replace(match[0], match[1] + printed.getvalue())
     return text
+
+
+def stale_pages():
+    """List the pages whose tables are not what their commands print."""
+    return [page for page in PAGES if remade(page) != page.read_text(encoding="utf-8")]
 
 
 def main(words):
     """Print one table, or make all of them and the chart again; see the module's docstring."""
-    tables = {"summary": print_summary, "full": print_full, "picks": print_picks,
-              "trust": print_trust, "early": print_early, "empty": print_empty,
-              "machines": print_machines,
-              "chart": draw_results, "phantoms-without-hearts": write_phantoms_without_hearts}
-    if words and words[0] in tables:
-        return tables[words[0]](*words[1:])
-    if words and words[0] == "shares":
-        return print_shares(words[1:])
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](*words[1:])
     if words not in ([], ["--check"]):
-        sys.exit(f"{' '.join(words)}: no such table; there are {', '.join([*tables, 'shares'])}")
-    stale = []
-    for page in PAGES:
-        text = remade(page)
-        if text != page.read_text(encoding="utf-8"):
-            stale.append(page.relative_to(ROOT).as_posix())
-            if "--check" not in words:
-                page.write_text(text, encoding="utf-8")
-    if "--check" in words:
-        sys.exit(f"not what their commands print: {', '.join(stale)}" if stale else 0)
+        sys.exit(f"{' '.join(words)}: no such table; there are {', '.join(COMMANDS)}")
+    pages = stale_pages()
+    if words == ["--check"]:
+        names = ", ".join(page.relative_to(ROOT).as_posix() for page in pages)
+        sys.exit(f"not what their commands print: {names}" if pages else 0)
+    for page in pages:
+        page.write_text(remade(page), encoding="utf-8")
     draw_results(ROOT / ".github" / "figures" / "results.png")
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CELLS = '--masks nucleus=labels/{}.png=255 cytoplasm=labels/{}.png=128'
-STREETS = ('--images images/{}.jpg --masks building=labels/{}.png=#800000 car=labels/{}.png=#800080 '
-           'road=labels/{}.png=#804000 sky=labels/{}.png=#008080 vegetation=labels/{}.png=#008000')
+STREETS = ('--images images/{}.jpg --masks building=labels/{}.png=#800000 '
+           'car=labels/{}.png=#800080 road=labels/{}.png=#804000 sky=labels/{}.png=#008080 '
+           'vegetation=labels/{}.png=#008000')
+FIXED = "../nuclei_fixed/masks/{}.png"
 SEEDS = (0, 1, 2)
 RUNS = []  # (folder of the report, variant or None, options)
 
@@ -55,8 +57,7 @@ for folder, reading in (("nuclei", "--data nuclei"), ("bloodcells", f"--data blo
     for noise in (0, 0.5):
         add(folder, f"{reading} --noise {noise}", ("baseline", "loss", "qam+ocm"))
     add(folder, f"{reading} --noise 0 --lam 2")
-add("nuclei-corrected", "--data nuclei --clean ../nuclei_fixed/masks/{}.png",
-    ("baseline", "qam+ocm"))
+add("nuclei-corrected", f"--data nuclei --clean {FIXED}", ("baseline", "qam+ocm"))
 add("empty", "--data without-hearts", ("baseline", "qam+ocm"))
 for kind in ("dilate", "erode"):
     add("jsrt-128", f"--data JSRT --noise 0.4 --noise-kind {kind}", ("baseline", "qam+ocm"))
@@ -83,7 +84,7 @@ for noise in (0.75, 0.5, 0.25):
 
 def name_of(options):
     """Name a run after its options, without what says how a folder is read."""
-    words = options.replace(STREETS, "").replace(CELLS, "").replace("../nuclei_fixed/masks/{}.png", "")
+    words = options.replace(STREETS, "").replace(CELLS, "").replace(FIXED, "")
     name = "".join(words.replace("--data ", "--").split())[2:].replace("--", "-")
     return name if "--data" in options else f"phantoms-{name}"
 
@@ -97,8 +98,9 @@ def train(run, place):
         return
     script = [str(ROOT / "train.py")] if not variant else [str(HERE / "variants.py"), variant]
     shutil.rmtree(out, ignore_errors=True)
-    done = subprocess.run([sys.executable, *script, *options.split(), "--out", str(out)], cwd=place,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    command = [sys.executable, *script, *options.split(), "--out", str(out)]
+    done = subprocess.run(command, cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True)
     print(f"{folder}/{name}: {done.stderr or 'done'}".strip(), flush=True)
     if done.returncode == 0:
         report.mkdir(parents=True)

@@ -359,6 +359,7 @@ def table_of(folder):
 
 def write_page(out, unet, rows, parts):
     """Write suspects.html."""
+    (out / "suspects.html").write_text("")
 
 
 # ----------------------------------------------------------------------------------- the scripts

@@ -427,7 +427,7 @@ def main(argv=None):
         parser.error("--data FOLDER goes with a run and with --out, a new folder")
     typed = {word for word in argv or sys.argv[1:] if word.startswith("--")}
     if arguments.data is None and typed - {"--table"}:
-        parser.error("options for reading go with --data; a run has its own")
+        parser.error(f"{', '.join(sorted(typed))}: only with --data; a run has its own")
     if arguments.table:
         print_table(table_of(arguments.table))
     elif arguments.data is not None:

@@ -2,6 +2,7 @@
 import io
 import itertools
 import math
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -17,10 +18,9 @@ import data
 import eval as evaluation
 import pal
 
-OPTIONS = {"data": "phantoms:18", "size": 64, "noise": 0.5, "band": "5-13", "seed": 3,
-           "noise_kind": "erode-dilate"}  # of data.load
-SETTINGS = {**dict.fromkeys(data.LOAD), **OPTIONS, "skip_unpaired": False, "width": 4,
-            "strategy": "qam+ocm", "epochs": 4, "batch": 4, "lam": "auto"}
+OPTIONS = data.Options("phantoms:18", size=64, noise=0.5, seed=3)
+SETTINGS = {**OPTIONS._asdict(), "width": 4, "strategy": "qam+ocm", "epochs": 4, "batch": 4,
+            "lam": "auto"}
 
 
 def slow_auroc(bad, good):
@@ -52,29 +52,13 @@ def unknown(cases):
                           known=False)
 
 
-def has_color(image, color):
-    """Whether a pixel has this color, or nearly so where edges are smooth."""
-    return bool((np.abs(np.asarray(image).astype(int) - color).sum(axis=-1) < 30).any())
-
-
-def log_of(epochs, known):
-    """A log as train.py keeps it."""
-    row = {"lam": 2.0, "loss": 1.0, "dice_lungs": math.nan, "dice_heart": None,
-           "dice_clavicles": 0.4}
-    if known:
-        row |= {"loss_clean": 1.0, "loss_noisy": 2.0, "auroc": 0.9, "loss_auroc": 0.8}
-        for kind in ("clean", "erode"):
-            row |= {f"weight_{kind}_mean": 1.0, f"weight_{kind}_variance": 0.1}
-    return [{"epoch": epoch + 1, **row} for epoch in range(epochs)]
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A run folder as train.py leaves it, of a U-Net trained for a moment and a random QAM."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     out.mkdir()
-    classes, training, test = data.load(**{name: SETTINGS[name] for name in data.LOAD})
-    unet, qam = evaluation.build_networks(SETTINGS, classes, "cpu")
+    training, test = data.load(OPTIONS)
+    unet, qam = evaluation.build_networks(SETTINGS, 3, "cpu")
     torch.nn.init.normal_(qam.score.weight)  # it starts at zero, and so would the scores
     images, labels = torch.from_numpy(training.images), torch.from_numpy(training.labels)
     optimizer = torch.optim.Adam(unet.parameters(), 1e-2)
@@ -83,16 +67,14 @@ def trained(tmp_path_factory):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    metrics, rows = evaluation.evaluate(unet, qam, classes, training, test, "cpu", 2.0, "qam+ocm")
-    metrics["warnings"], metrics["rejected_share"] = [], 0.25
+    metrics, rows = evaluation.evaluate(unet, qam, training, test, 2.0, "qam+ocm")
     evaluation.write_csv(out / "suspects.csv", rows)
-    state = dict.fromkeys(evaluation.CHECKPOINT)
-    state |= {"arguments": SETTINGS, "classes": list(classes), "lam": 2.0, "share": 0.25,
-              "log": log_of(4, known=True), "digest": data.digest(training, test),
-              "unet": unet.state_dict(), "qam": qam.state_dict()}
+    state = {"arguments": SETTINGS, "classes": list(training.classes), "lam": 2.0,
+             "digest": data.digest(training, test), "unet": unet.state_dict(),
+             "qam": qam.state_dict()}
     evaluation.save_checkpoint(out / "checkpoint.pt", state)
-    return SimpleNamespace(out=out, unet=unet, qam=qam, classes=classes, training=training,
-                           test=test, metrics=metrics, rows=rows)
+    return SimpleNamespace(out=out, unet=unet, qam=qam, training=training, test=test,
+                           metrics=metrics, rows=rows)
 
 
 @pytest.fixture
@@ -142,6 +124,7 @@ def test_streams_of_notebooks_and_of_narrow_consoles_do(stream, monkeypatch):
     ("RUN --data phantoms:3", "--out"), ("RUN --out new", "--data FOLDER goes with"),
     ("--table RUN --data phantoms:3 --out new", "goes with a run"), ("RUN --masks x", "--masks"),
     ("--nonsense", "unrecognized"), ("nowhere", "checkpoint"), ("--table nowhere", "no finished"),
+    ("RUN --skip-unpaired", "a run has its own"),
     ("RUN --data phantoms:3 --out RUN", "exists already")])
 def test_bad_arguments_get_one_line(arguments, words, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -172,7 +155,7 @@ def test_damaged_checkpoints_and_changed_data_are_refused(damage, trained, tmp_p
         torch.save({"weights": torch.zeros(3)}, path)
     if damage == "other data":
         words = "no longer those of this run"
-        checkpoint = evaluation.read_checkpoint(trained.out / "checkpoint.pt")
+        checkpoint = evaluation.read_checkpoint(trained.out)
         evaluation.save_checkpoint(path, {**checkpoint, "digest": data.digest(trained.test)})
     with pytest.raises(data.BadInput, match=words):
         evaluation.main([str(tmp_path)])
@@ -188,29 +171,23 @@ def test_auroc_counts_pairs_and_halves_ties():
     assert math.isnan(evaluation.auroc(values, np.ones(60, bool)))
 
 
-def test_the_combined_ranking_is_the_mean_of_three_ranks_or_of_two():
+def test_the_mean_rank_is_that_of_three_rankings_or_of_two():
     rng = np.random.default_rng(2)
-    scores, losses, quality = rng.integers(0, 9, (3, 25)).astype(float)
-    by_score, by_loss, by_quality = slow_ranks(-scores), slow_ranks(losses), slow_ranks(-quality)
-    three = [(a + b + c) / 3 for a, b, c in zip(by_score, by_loss, by_quality)]
-    two = [(b + c) / 2 for b, c in zip(by_loss, by_quality)]
-    assert evaluation.combined_ranking(scores, losses, quality) == pytest.approx(three)
-    assert evaluation.combined_ranking(np.zeros(25), losses, quality) == pytest.approx(two)
+    scores, losses, softmin = rng.integers(0, 9, (3, 25)).astype(float)
+    by_score, by_loss, by_softmin = slow_ranks(scores), slow_ranks(-losses), slow_ranks(softmin)
+    three = [(a + b + c) / 3 for a, b, c in zip(by_score, by_loss, by_softmin)]
+    two = [(b + c) / 2 for b, c in zip(by_loss, by_softmin)]
+    assert evaluation.mean_rank(scores, losses, softmin) == pytest.approx(three)
+    assert evaluation.mean_rank(np.zeros(25), losses, softmin) == pytest.approx(two)
 
 
-def test_label_quality_is_a_mean_that_bad_pixels_dominate():
+def test_softmin_quality_is_a_mean_that_bad_pixels_dominate():
     logits = torch.tensor([[[[2.0, -1.0], [0.5, -3.0]]]])
     labels = torch.tensor([[[[True, True], [False, False]]]])
     given = [1 / (1 + math.exp(-z)) for z in (2, -1, -0.5, 3)]
     weights = [math.exp((1 - p) / 0.1) for p in given]
     expected = sum(p * w for p, w in zip(given, weights)) / sum(weights)
-    assert evaluation.label_quality(logits, labels).item() == pytest.approx(expected)
-
-
-def test_ties_at_the_cut_off_count_in_part():
-    noisy, share = np.array([True, True, False, False, False]), evaluation.share_among_worst
-    assert share(noisy, np.zeros(5), 2) == share(noisy[::-1], np.zeros(5), 2) == 0.4
-    assert share(noisy, np.array([3.0, 1, 2, 1, 0]), 3) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert evaluation.softmin_quality(logits, labels).item() == pytest.approx(expected)
 
 
 def test_dice_is_averaged_over_the_images_that_have_the_class(trained):
@@ -227,7 +204,7 @@ def test_dice_is_averaged_over_the_images_that_have_the_class(trained):
 def test_images_without_a_class_are_counted_beside_the_dice(trained, capsys):
     test = trained.test._replace(clean=trained.test.clean.copy())
     test.clean[:4, 1] = False
-    metrics = evaluation.dice_metrics(trained.unet, test, trained.classes, "cpu")
+    metrics = evaluation.dice_metrics(trained.unet, test)
     prediction = evaluation.predict(trained.unet, torch.from_numpy(test.images)).numpy()
     nothing = sum(not mask.any() for mask in prediction[:4, 1])
     assert metrics["empty"] == {"heart": {"images": 4, "predicted_empty": nothing}}
@@ -238,7 +215,8 @@ def test_images_without_a_class_are_counted_beside_the_dice(trained, capsys):
 
 
 def test_scores_do_not_depend_on_the_labels_beside_them(trained):
-    images, labels = [torch.from_numpy(array) for array in trained.training[1:3]]
+    images = torch.from_numpy(trained.training.images)
+    labels = torch.from_numpy(trained.training.labels)
     together = evaluation.score_labels(trained.unet, trained.qam, images, labels)[0]
     alone = evaluation.score_labels(trained.unet, trained.qam, images[:1], labels[:1])[0]
     assert together[0] == pytest.approx(alone[0], abs=1e-5) and np.ptp(together) > 1e-3
@@ -248,20 +226,19 @@ def test_suspects_agree_with_the_metrics(trained):
     rows, audit = read_csv(trained.out / "suspects.csv"), trained.metrics["audit"]["training"]
     assert list(rows[0]) == [
         "place", "name", "noisy", "operation", "pixels", "score", "weight", "loss", "loss_lungs",
-        "loss_heart", "loss_clavicles", "stands_out", "quality", "mean_rank"]
+        "loss_heart", "loss_clavicles", "stands_out", "softmin", "mean_rank"]
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]
                if name not in ("name", "operation", "stands_out")}
     noisy, weights = columns["noisy"] == 1, columns["weight"]
-    ranks = evaluation.combined_ranking(columns["score"], columns["loss"], columns["quality"])
+    ranks = evaluation.mean_rank(columns["score"], columns["loss"], columns["softmin"])
     assert columns["place"].tolist() == list(range(1, len(rows) + 1))
-    assert columns["mean_rank"].tolist() == (1 - ranks).tolist() == sorted(1 - ranks)
-    badness = {"score": -columns["score"], "loss": columns["loss"], "ranks": ranks,
-               "softmin": -columns["quality"]}
+    assert columns["mean_rank"].tolist() == ranks.tolist() == sorted(ranks)
+    badness = {"score": -columns["score"], "loss": columns["loss"], "ranks": -ranks,
+               "softmin": -columns["softmin"]}
     for name, values in badness.items():
         assert audit[name]["auroc"] == pytest.approx(slow_auroc(values[noisy], values[~noisy]))
-        worst = sorted(range(len(rows)), key=lambda i: -values[i])
-        for key, count in (("precision_10", 10), ("recall", noisy.sum())):
-            assert audit[name][key] == pytest.approx(noisy[worst[:count]].mean())
+        worst = sorted(range(len(rows)), key=lambda i: -values[i])[:noisy.sum()]
+        assert audit[name]["recall"] == pytest.approx(noisy[worst].mean())
     per_class = [columns[f"loss_{name}"] for name in data.CLASSES]
     assert columns["loss"] == pytest.approx(np.mean(per_class, axis=0))
     assert weights.sum() == pytest.approx(len(rows))
@@ -271,8 +248,7 @@ def test_suspects_agree_with_the_metrics(trained):
 
 def test_if_nobody_knows_which_labels_are_clean_all_of_them_are_ranked(trained):
     training, test = unknown(trained.training), unknown(trained.test)
-    metrics, rows = evaluation.evaluate(trained.unet, trained.qam, trained.classes, training, test,
-                                        "cpu", 2.0, "qam+ocm")
+    metrics, rows = evaluation.evaluate(trained.unet, trained.qam, training, test, 2.0, "qam+ocm")
     assert metrics["audit"] == {"training": None, "unseen": None}
     assert not {"noisy", "operation", "pixels"} & set(rows[0]) and list(rows[0])[2] == "split"
     for split, cases in (("train", training), ("test", test)):
@@ -288,23 +264,39 @@ def test_the_class_that_stands_out_is_far_above_its_own_mean():
 
 
 def test_the_oracle_weighs_the_clean_labels_alone(trained):
-    rows = evaluation.label_rows(trained.unet, trained.qam, trained.classes, trained.training,
-                                 "cpu", None, "oracle")
+    rows = evaluation.label_rows(trained.unet, trained.qam, trained.training, None, "oracle")
     clean = sum(row["noisy"] == 0 for row in rows)
     for row in rows:
         assert row["weight"] == (0 if row["noisy"] else pytest.approx(len(rows) / clean))
 
 
-def test_eval_gives_the_same_metrics_again_from_the_checkpoint_alone(trained, tmp_path, capsys):
-    evaluation.print_results(SETTINGS, trained.metrics, known=True)
-    before = capsys.readouterr().out.split("effective")[0]
+def test_strategy_loss_weighs_labels_by_their_losses(trained):
+    rows = evaluation.label_rows(trained.unet, trained.qam, trained.training, 1.5, "loss")
+    losses = torch.tensor([[row[f"loss_{name}"] for name in data.CLASSES] for row in rows])
+    labels = torch.from_numpy(trained.training.labels)
+    own = losses.mean(dim=1) - pal.area_trend(losses, labels, torch.zeros(len(rows)))
+    expected = torch.softmax(1.5 * torch.tanh((own.mean() - own) / own.std()), 0) * len(rows)
+    weights = [row["weight"] for row in rows]
+    assert weights == pytest.approx(expected.tolist(), rel=1e-3) and max(weights) > 1.5
+
+
+def test_eval_prints_the_same_metrics_again_and_writes_nothing(trained, tmp_path, capsys):
+    evaluation.print_results(trained.metrics, known=True)
+    before = capsys.readouterr().out
     shutil.copy(trained.out / "checkpoint.pt", tmp_path)
     evaluation.main([str(tmp_path)])
-    assert before in capsys.readouterr().out
-    suspects = (tmp_path / "suspects.csv").read_text()
-    assert suspects == (trained.out / "suspects.csv").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoint.pt", "suspects.csv", "suspects.png", "samples.png", "curves.png"}
+    assert capsys.readouterr().out.endswith(before)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_loading_networks_leaves_the_random_numbers_of_the_caller_alone(trained):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    unet, _, settings = evaluation.load_networks(trained.out)
+    assert torch.equal(torch.rand(3), expected) and settings["classes"] == list(data.CLASSES)
+    for parameter, other in zip(unet.parameters(), trained.unet.parameters()):
+        assert torch.equal(parameter, other)
 
 
 # -------------------------------------------------------------------------- other images
@@ -313,8 +305,8 @@ def test_images_get_masks_of_their_own_size(trained, folder, capsys):
     out = folder / "out"
     evaluation.main([str(trained.out), "--data", str(folder / "plain"), "--out", str(out)])
     assert {path.name for path in out.iterdir()} == set(data.CLASSES)
-    source, _ = data.load_all(folder / "plain", 64)
-    images = torch.from_numpy(data.resize(source.images, 64))
+    files = [str(folder / "plain" / "images" / f"case{i}.png") for i in range(2)]
+    images = torch.from_numpy(data.read_images(files, 64))  # as users make them for `predict`
     with torch.no_grad():
         logits = trained.unet.eval()(pal.standardize(images[:, None])).numpy()
     for i, c in itertools.product(range(2), range(3)):
@@ -331,13 +323,13 @@ def test_images_with_labels_get_dice_and_suspects_as_well(trained, folder, capsy
         evaluation.main([str(trained.out), "--data", str(folder / "labeled"),
                          "--out", str(folder / out)])
         assert {path.name for path in (folder / out).iterdir()} == {
-            *data.CLASSES, "metrics.json", "suspects.csv", "suspects.png"}
+            *data.CLASSES, "metrics.json", "suspects.csv", "suspects.html"}
         rows = read_csv(folder / out / "suspects.csv")
         assert len(rows) == count and not {"noisy", "split"} & set(rows[0])
         for part in ("images", *data.CLASSES):
             (folder / "labeled" / part / "case1.png").unlink(missing_ok=True)
     printed = capsys.readouterr().out
-    assert "Dice on test labels (as given)" in printed and "the paper" not in printed
+    assert "Dice on test labels (as given)" in printed
     (folder / "labeled" / "heart").rename(folder / "labeled" / "spleen")
     with pytest.raises(data.BadInput, match="spleen"):
         evaluation.main([str(trained.out), "--data", str(folder / "labeled"),
@@ -345,161 +337,30 @@ def test_images_with_labels_get_dice_and_suspects_as_well(trained, folder, capsy
     assert not (folder / "none").exists()
 
 
-# ----------------------------------------------------------------------- warnings, text, tables
+# ------------------------------------------------------------------------------------ the table
 
-def warnings_for(count=200, dice=0.9, noise=0.0, epochs=40, effective=None, share=None):
-    """The warnings of a run with one class, with foreground in a quarter of half of the masks."""
-    masks = np.zeros((6, 1, 8, 8), bool)
-    masks[:3, :, :4, :4] = True  # where the class is, foreground everywhere has Dice 0.4
-    settings = {"noise": noise, "epochs": epochs, "batch": 16, "strategy": "qam+ocm"}
-    metrics = {"dice": {"cells": dice}, "effective_sample_size": effective or count}
-    training, test = SimpleNamespace(names=["a name"] * count), SimpleNamespace(clean=masks)
-    return evaluation.warnings_of(settings, metrics, training, test, share)
-
-
-@pytest.mark.parametrize("changes, words", [
-    ({"effective": 99}, "rest on 99 of 200 labels"), ({"epochs": 20}, "240 training steps"),
-    ({"count": 59, "epochs": 400}, "59 training labels"), ({"dice": 0.4}, "Dice 0.400 of cells"),
-    ({"share": 0.41}, "41% of the labels contradict"),
-    ({"effective": 100, "share": 0.4, "dice": 0.41}, None), ({"dice": None}, None),
-    ({"effective": 60, "share": 0.5, "noise": 0.5}, None)])  # noise added on purpose
-def test_each_warning_is_one_line_and_none_is_to_be_ignored(changes, words):
-    warnings = warnings_for(**changes)
-    assert len(warnings) == (words is not None)
-    for warning in warnings:
-        assert words in warning and "\n" not in warning
-
-
-@pytest.mark.parametrize("share, words", [
-    (None, "too few labels to tell"), (0.0, "no group of bad labels"),
-    (0.253, "about 25% of the labels form a group of their own with a high loss")])
-def test_a_run_ends_with_the_share_of_bad_labels(share, words, trained, capsys):
-    evaluation.print_results(SETTINGS, {**trained.metrics, "rejected_share": share}, known=True)
-    assert words in capsys.readouterr().out.splitlines()[-1]
-
-
-def write_run(folder, average, audit=None, **settings):
+def write_run(folder, average, digest="abcdef0", audit=None, **settings):
     """config.json and metrics.json of a finished run with these settings and average Dice."""
     folder.mkdir(parents=True)
     dice = {"lungs": 0.9, "heart": 0.8, "clavicles": None, "average": average}
-    evaluation.write_json(folder / "config.json", {"arguments": {**SETTINGS, **settings}})
+    config = {"arguments": {**SETTINGS, **settings}, "digest": digest}
+    evaluation.write_json(folder / "config.json", config)
     evaluation.write_json(folder / "metrics.json",
                           {"dice": dice, "audit": {"training": audit, "unseen": None}})
 
 
-def test_a_row_of_the_table_is_mean_and_deviation_over_seeds(tmp_path):
+def test_the_table_has_a_line_a_run_and_names_the_data(tmp_path):
     audit = {"score": {"auroc": 0.9}, "loss": {"auroc": 0.8}}  # without "ranks"
-    write_run(tmp_path / "a", 0.5, audit, seed=0, data="JSRT", band="5-13")
-    write_run(tmp_path / "b", 0.7, audit, seed=10, data="JSRT", gone=1)  # only one run knows it
-    titles, row = evaluation.table_of(tmp_path)
-    assert dict(zip(titles, row)) == {
-        "noise": "0.5", "band": "5-13", "strategy": "qam+ocm", "run": "seeds 0 10",
-        "Dice lungs": "0.900 ± 0.000", "Dice heart": "0.800 ± 0.000",
-        "Dice average": "0.600 ± 0.141", "the paper's": "0.912",
-        "AUROC by score": "0.900 ± 0.000", "AUROC by loss": "0.800 ± 0.000"}
-
-
-def test_other_settings_are_other_rows_and_named(tmp_path):
-    for batch, strategy in itertools.product((16, 4), ("oracle", "baseline")):
-        write_run(tmp_path / f"{strategy}{batch}", 0.5, batch=batch, strategy=strategy)
+    write_run(tmp_path / "a", 0.5, audit=audit, seed=0)
+    write_run(tmp_path / "b" / "again", 0.7, "123456789", seed=0)  # the folder was changed since
     titles, *rows = evaluation.table_of(tmp_path)
-    assert titles[2:4] == ["strategy", "--batch"] and "the paper's" not in titles  # of phantoms
-    assert [row[2:4] + row[-1:] for row in rows] == [
-        ["baseline", "16", "baseline16"], ["baseline", "4", "baseline4"],
-        ["oracle", "16", "oracle16"], ["oracle", "4", "oracle4"]]
-    (tmp_path / "oracle16" / "config.json").write_text('{"arguments": null}')
+    first, second = [dict(zip(titles, row)) for row in rows]
+    assert first == {"run": "a", "strategy": "qam+ocm", "noise": "0.5", "seed": "0",
+                     "data": "abcdef", "Dice lungs": "0.900", "Dice heart": "0.800",
+                     "Dice average": "0.500", "AUROC by score": "0.900", "AUROC by loss": "0.800"}
+    assert (second["run"], second["data"], second["Dice average"]) == (
+        "b/again".replace("/", os.sep), "123456", "0.700")
+    assert second["AUROC by score"] == "-"
+    (tmp_path / "a" / "config.json").write_text('{"arguments": null}')
     with pytest.raises(data.BadInput, match="not a run of train.py"):
         evaluation.table_of(tmp_path)
-
-
-def test_the_papers_row_stands_only_beside_its_own_noise():
-    def average(classes=(*data.CLASSES, "average"), **changes):
-        row = evaluation.paper_row({**SETTINGS, "data": "JSRT", **changes}, classes)
-        return row and row[3]
-    assert average() == 0.912 and average(noise=0, noise_kind="shift") == 0.911
-    assert average(noise_kind="shift") is None and average(clean="TRUTH") is None
-    assert average(strategy="oracle") is None and average(classes=("lungs", "average")) is None
-    assert average(data="phantoms") is None
-
-
-def test_the_papers_averages_are_those_of_its_classes():
-    assert len(evaluation.PAPER) == 21
-    for key, (lungs, heart, clavicles, average) in evaluation.PAPER.items():
-        if key != (0.5, "5-13", "qam"):  # printed so, with classes whose mean is 0.724
-            assert (lungs + heart + clavicles) / 3 == pytest.approx(average, abs=0.0015)
-
-
-# ------------------------------------------------------------------------------ plots and images
-
-def test_dots_lie_where_the_axes_say_and_ticks_are_round():
-    colors, spots = (evaluation.RED, evaluation.GREEN, evaluation.SKY), ((0, 0), (5, 1), (10, 2))
-    series = [evaluation.Series("dot", color, np.array([float(x)]), np.array([float(y)]), dots=True)
-              for color, (x, y) in zip(colors, spots)]
-    image = np.asarray(evaluation.chart("title", series, "x", "y"))[:, :555]  # without the legend
-    assert evaluation.ticks(-0.3, 1.7, 5) == pytest.approx(np.arange(-0.5, 2.1, 0.5))
-    first, middle, last = [np.argwhere(np.abs(image.astype(int) - color).sum(axis=-1) < 60)
-                           .mean(axis=0) for color in colors]
-    assert middle == pytest.approx((first + last) / 2, abs=1) and first[0] > last[0]
-    line = image[round(middle[0]), 52:, 0]  # the grid line of 1, from the first dot to the last
-    assert [first[1], last[1]] == pytest.approx(52 + np.flatnonzero(line < 250)[[0, -1]], abs=1.5)
-
-
-def test_curves_show_what_is_known():
-    known = evaluation.training_curves(log_of(4, known=True), data.CLASSES)
-    unknown_labels = evaluation.training_curves(log_of(4, known=False), data.CLASSES)
-    assert known.height > 1.9 * unknown_labels.height and known.width == unknown_labels.width
-    weights = np.asarray(known)[known.height // 2:, :known.width // 2]
-    assert has_color(weights, evaluation.BLUE) and has_color(weights, evaluation.RUST)
-
-
-def test_the_film_has_a_frame_an_epoch_and_keeps_the_last_known_weight(tmp_path):
-    weights = np.random.default_rng(0).random((8, 40)) * 3
-    filled = weights.copy()
-    weights[3:5, 7], filled[3:5, 7] = math.nan, weights[2, 7]
-    frames = []
-    for values in (weights, filled):
-        evaluation.weights_film(tmp_path / "film.gif", values, ["", "erode", "dilate", ""] * 10)
-        frames.append(iio.imread(tmp_path / "film.gif"))
-    assert np.array_equal(*frames) and frames[0].shape[:3] == (8, 360, 560)
-    for color in (evaluation.BLUE, evaluation.RUST, evaluation.GREEN):
-        assert has_color(frames[0][0], color) and has_color(frames[0][-1], color)
-
-
-def test_an_outline_is_where_a_4_neighbor_is_background():
-    mask = np.random.default_rng(0).random((30, 40)) < 0.7
-    drawn = np.asarray(evaluation.overlay(np.zeros((30, 40), np.uint8), [(mask, (9, 8, 7))], 1))
-    for y, x in itertools.product(range(30), range(40)):
-        near = [(v, u) for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
-                if 0 <= v < 30 and 0 <= u < 40]
-        on_edge = mask[y, x] and not all(mask[place] for place in near)
-        assert tuple(drawn[y, x]) == ((9, 8, 7) if on_edge else (0, 0, 0))
-
-
-def test_samples_show_clean_labels_only_if_they_are_known(trained):
-    for cases in (trained.training, unknown(trained.training)):
-        image = evaluation.sample_image(trained.unet, cases, "cpu")
-        assert image.width == 3 * (256 + 6) and has_color(image, evaluation.YELLOW)
-        last = np.asarray(image)[50:, -256:]  # below the legend: the predictions
-        assert has_color(last, evaluation.RED) == cases.known
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_suspects_are_captioned_and_drawn_in_one_color_a_class(known, trained, monkeypatch):
-    rows, drawn, grid = [dict(row) for row in trained.rows[:5]], [], evaluation.grid
-    if not known:
-        for row in rows:
-            del row["noisy"], row["operation"], row["pixels"]
-
-    def remembering_grid(tiles, captions, **options):
-        drawn.extend(captions)
-        return grid(tiles, captions, **options)
-    monkeypatch.setattr(evaluation, "grid", remembering_grid)
-    image = evaluation.suspects_image(trained.unet, trained.classes, rows,
-                                      [trained.test, trained.training], "cpu")
-    shown = [has_color(image, color) for color in (*evaluation.OUTLINES[:3], evaluation.SKY)]
-    assert all(shown) and not has_color(image, evaluation.RED)
-    for row, caption in zip(trained.rows, drawn):
-        assert caption.startswith(f"{row['place']}. {row['name']}\n")
-        assert f"stands out: {row['stands_out']}" in caption
-        kinds = [kind for kind in data.DAMAGE if kind in caption]
-        assert kinds == ([row["operation"]] if known and row["noisy"] else [])

@@ -1,0 +1,140 @@
+"""The pages of results: tables, plots, and the list of runs in .github/results."""
+import itertools
+import json
+import math
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import data
+import train
+
+sys.path.append(str(ROOT / ".github" / "results"))
+import charts  # noqa: E402
+import make  # noqa: E402
+import runs  # noqa: E402
+
+
+def has_color(image, color):
+    """Whether a pixel has this color, or nearly so where edges are smooth."""
+    return bool((np.abs(np.asarray(image).astype(int) - color).sum(axis=-1) < 30).any())
+
+
+def log_of(epochs, known):
+    """A log as train.py keeps it."""
+    row = {"lam": 2.0, "loss": 1.0, "dice_lungs": math.nan, "dice_heart": None,
+           "dice_clavicles": 0.4}
+    if known:
+        row |= {"loss_clean": 1.0, "loss_noisy": 2.0, "auroc": 0.9, "loss_auroc": 0.8}
+        for kind in ("clean", "erode"):
+            row |= {f"weight_{kind}_mean": 1.0, f"weight_{kind}_variance": 0.1}
+    return [{"epoch": epoch + 1, **row} for epoch in range(epochs)]
+
+
+# ------------------------------------------------------------------------------------ the tables
+
+def test_tables_are_what_their_commands_print():
+    assert make.stale_pages() == []
+    readme, page = [page.read_text(encoding="utf-8") for page in make.PAGES]
+    assert len(make.TABLE.findall(readme)) == 1 and len(make.TABLE.findall(page)) >= 10
+
+
+def test_a_table_that_is_not_what_its_command_prints_is_noticed(tmp_path, monkeypatch):
+    wrong = make.PAGES[1].read_text(encoding="utf-8").replace("| baseline ", "| baselime ", 1)
+    (tmp_path / "page.md").write_text(wrong, encoding="utf-8")
+    monkeypatch.setattr(make, "PAGES", (tmp_path / "page.md",))
+    assert make.stale_pages() == [tmp_path / "page.md"]
+
+
+def test_a_row_is_mean_and_deviation_over_seeds():
+    assert make.cell([0.5, 0.7]) == "0.600 ± 0.141" and make.cell([0.5]) == "0.500"
+    assert make.cell([0.5, None]) == make.cell([]) == "-"
+    groups, varied = make.group_runs("jsrt-128")
+    assert varied == ["noise", "band", "noise_kind"]
+    for group in groups:
+        assert len({settings["seed"] for settings, _, _ in group}) == len(group)
+        assert len({settings["strategy"] for settings, _, _ in group}) == 1
+
+
+def test_all_reports_of_a_folder_come_from_one_commit_and_one_machine():
+    for folder in sorted({folder for folder, _, _ in runs.RUNS}):
+        configs = [json.loads(path.read_text())
+                   for path in (make.HERE / folder).glob("*/config.json")]
+        assert len({(config["commit"], config["cpu"], config["threads"], config["bf16"])
+                    for config in configs}) <= 1, folder
+
+
+def test_every_report_is_in_the_list_of_runs_and_every_run_can_be_parsed():
+    listed = {(folder, runs.name_of(options)) for folder, _, options in runs.RUNS}
+    assert len(listed) == len(runs.RUNS)
+    for path in make.HERE.glob("*/*/metrics.json"):
+        assert (path.parent.parent.name, path.parent.name) in listed, path
+    for _, _, options in runs.RUNS:
+        assert train.parse_arguments(options.split()).seed in runs.SEEDS
+
+
+def test_the_papers_row_stands_only_beside_its_own_noise():
+    def average(classes=(*data.CLASSES, "average"), **changes):
+        settings = {"data": "JSRT", "noise": 0.5, "band": "5-13", "strategy": "qam+ocm",
+                    "noise_kind": "erode-dilate", **changes}
+        row = make.paper_row(settings, classes)
+        return row and row[3]
+    assert average() == 0.912 and average(noise=0, noise_kind="-") == 0.911
+    assert average(noise_kind="shift") is None and average(strategy="oracle") is None
+    assert average(classes=("lungs", "average")) is None and average(data="phantoms") is None
+
+
+def test_the_papers_averages_are_those_of_its_classes():
+    assert len(make.PAPER) == 21
+    for key, (lungs, heart, clavicles, average) in make.PAPER.items():
+        if key != (0.5, "5-13", "qam"):  # printed so, with classes whose mean is 0.724
+            assert (lungs + heart + clavicles) / 3 == pytest.approx(average, abs=0.0015)
+
+
+# ------------------------------------------------------------------------------ plots and images
+
+def test_dots_lie_where_the_axes_say_and_ticks_are_round():
+    colors, spots = (charts.RED, charts.GREEN, charts.SKY), ((0, 0), (5, 1), (10, 2))
+    series = [charts.Series("dot", color, np.array([float(x)]), np.array([float(y)]), dots=True)
+              for color, (x, y) in zip(colors, spots)]
+    image = np.asarray(charts.chart("title", series, "x", "y"))[:, :555]  # without the legend
+    assert charts.ticks(-0.3, 1.7, 5) == pytest.approx(np.arange(-0.5, 2.1, 0.5))
+    first, middle, last = [np.argwhere(np.abs(image.astype(int) - color).sum(axis=-1) < 60)
+                           .mean(axis=0) for color in colors]
+    assert middle == pytest.approx((first + last) / 2, abs=1) and first[0] > last[0]
+    line = image[round(middle[0]), 52:, 0]  # the grid line of 1, from the first dot to the last
+    assert [first[1], last[1]] == pytest.approx(52 + np.flatnonzero(line < 250)[[0, -1]], abs=1.5)
+
+
+def test_curves_show_what_is_known():
+    known = charts.training_curves(log_of(4, known=True), data.CLASSES)
+    unknown_labels = charts.training_curves(log_of(4, known=False), data.CLASSES)
+    assert known.height > 1.9 * unknown_labels.height and known.width == unknown_labels.width
+    weights = np.asarray(known)[known.height // 2:, :known.width // 2]
+    assert has_color(weights, charts.BLUE) and has_color(weights, charts.RUST)
+
+
+def test_the_film_has_a_frame_an_epoch_and_keeps_the_last_known_weight(tmp_path):
+    weights = np.random.default_rng(0).random((8, 40)) * 3
+    filled = weights.copy()
+    weights[3:5, 7], filled[3:5, 7] = math.nan, weights[2, 7]
+    frames = []
+    for values in (weights, filled):
+        charts.weights_film(tmp_path / "film.gif", values, ["", "erode", "dilate", ""] * 10)
+        frames.append(iio.imread(tmp_path / "film.gif"))
+    assert np.array_equal(*frames) and frames[0].shape[:3] == (8, 360, 560)
+    for color in (charts.BLUE, charts.RUST, charts.GREEN):
+        assert has_color(frames[0][0], color) and has_color(frames[0][-1], color)
+
+
+def test_an_outline_is_where_a_4_neighbor_is_background():
+    mask = np.random.default_rng(0).random((30, 40)) < 0.7
+    drawn = np.asarray(charts.overlay(np.zeros((30, 40), np.uint8), [(mask, (9, 8, 7))], 1))
+    for y, x in itertools.product(range(30), range(40)):
+        near = [(v, u) for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+                if 0 <= v < 30 and 0 <= u < 40]
+        on_edge = mask[y, x] and not all(mask[place] for place in near)
+        assert tuple(drawn[y, x]) == ((9, 8, 7) if on_edge else (0, 0, 0))

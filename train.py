@@ -236,7 +236,10 @@ def train(arguments):
         rng = torch.Generator().manual_seed(1000 * arguments.seed + epoch)
         scores, weights, losses = train_epoch(unet, qam, optimizer, schedule, images, labels, rng,
                                               recipe._replace(lam=state["lam"]))
-        check_finite(weights, steps * recipe.batch, (unet, qam), epoch, out)
+        parameters = [*unet.parameters(), *qam.parameters()]
+        if not all(parameter.isfinite().all() for parameter in parameters):
+            raise BadInput(f"{out}: epoch {epoch} gave numbers that are not finite; the checkpoint "
+                           "before it, if any, is kept; start again with a smaller --lr")
         row = epoch_row(epoch, scores, weights, losses, training, state["lam"])
         row.update(epoch_dice(unet, test, epoch, arguments.epochs))
         row["seconds"] = time.perf_counter() - started
@@ -261,7 +264,13 @@ def train(arguments):
     for warning in metrics["warnings"]:
         print(f"warning: {warning}")
     print(share_text(state["share"]))
-    write_report(out, unet, training, test, rows, log)
+    if (out / "suspects.csv").exists():  # and may have been edited
+        print(f"{out / 'suspects.csv'} is kept as it is")
+    else:
+        evaluation.write_csv(out / "suspects.csv", rows)
+    evaluation.write_page(out, unet, rows, (training, test))
+    print(f"look at the worst labels in {out / 'suspects.html'}: mark the bad ones, save the list, "
+          "leave them out with --exclude")
 
 
 def choose_lambda(losses, lam, is_auto):
@@ -325,15 +334,12 @@ def epoch_row(epoch, scores, weights, losses, training, lam):
     row = {"epoch": epoch, "lam": lam, "loss": mean(weights[known] * losses[known])}
     if not training.known:
         return row
-    noisy, operation = training.noisy, np.array(training.operation)
-    kinds = {"clean": ~noisy, "noisy": noisy}
-    for kind in sorted(set(training.operation) - {""}):
-        kinds[kind] = operation == kind
-    for kind, members in kinds.items():
-        chosen = members & seen
+    noisy = training.noisy
+    for kind, members in (("clean", ~noisy), ("noisy", noisy)):
+        chosen = weights[members & seen]
         row[f"loss_{kind}"] = mean(losses[members & known])
-        row[f"weight_{kind}_mean"] = mean(weights[chosen])
-        row[f"weight_{kind}_variance"] = mean((weights[chosen] - mean(weights[chosen])) ** 2)
+        row[f"weight_{kind}_mean"] = mean(chosen)
+        row[f"weight_{kind}_variance"] = mean((chosen - mean(chosen)) ** 2)
     row["auroc"] = evaluation.auroc(scores[seen], ~noisy[seen])
     row["loss_auroc"] = evaluation.auroc(-losses[known], ~noisy[known])
     return row
@@ -357,12 +363,11 @@ def print_epoch(row, epochs):
     """Print the line of an epoch."""
     left = row["seconds"] / row["epoch"] * (epochs - row["epoch"])
     line = f"epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.3f}"
-    if "weight_noisy_mean" in row and math.isfinite(row["weight_noisy_mean"]):
-        line += f"  weight x N: clean {row['weight_clean_mean']:.2f}"
-        line += f" noisy {row['weight_noisy_mean']:.2f}"
-    dice = row["dice_average"]
-    if dice is not None and math.isfinite(dice):
-        line += f"  test Dice {dice:.3f}"
+    clean, noisy = row.get("weight_clean_mean"), row.get("weight_noisy_mean", math.nan)
+    if math.isfinite(noisy):
+        line += f"  weight x N: clean {clean:.2f} noisy {noisy:.2f}"
+    if math.isfinite(row["dice_average"] or math.nan):
+        line += f"  test Dice {row['dice_average']:.3f}"
     print(f"{line:75s}{left:4.0f} s left", flush=True)
 
 
@@ -394,17 +399,6 @@ def warnings_of(arguments, metrics, training, test):
             warnings.append(f"Dice {dice:.3f} of {name} is no better than foreground everywhere; "
                             "look at its labels, or raise --epochs")
     return warnings
-
-
-def write_report(out, unet, training, test, rows, log):
-    """Write suspects.csv unless there is one, which may be edited; suspects.html, curves.png."""
-    if (out / "suspects.csv").exists():
-        print(f"{out / 'suspects.csv'} is kept as it is")
-    else:
-        evaluation.write_csv(out / "suspects.csv", rows)
-    evaluation.write_page(out, unet, rows, (training, test))
-    print(f"look at the worst labels in {out / 'suspects.html'}: mark the bad ones, save the list, "
-          "leave them out with --exclude")
 
 
 # ------------------------------------------------------------------------------------- run folders
@@ -444,17 +438,6 @@ def commit():
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def check_finite(weights, expected, networks, epoch, out):
-    """Raise BadInput, before anything is saved, if weights or networks are not finite."""
-    finite = weights.isfinite().sum() == expected  # of all labels that were trained on
-    for network in networks:
-        for parameter in network.parameters():
-            finite = finite and parameter.isfinite().all()
-    if not finite:
-        raise BadInput(f"{out}: epoch {epoch} gave numbers that are not finite; the checkpoint of "
-                       f"epoch {epoch - 1}, if any, is kept; start again with a smaller --lr")
 
 
 # ------------------------------------------------------------------------------------ command line

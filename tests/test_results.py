@@ -29,7 +29,7 @@ def log_of(epochs, known):
            "dice_clavicles": 0.4}
     if known:
         row |= {"loss_clean": 1.0, "loss_noisy": 2.0, "auroc": 0.9, "loss_auroc": 0.8}
-        for kind in ("clean", "erode"):
+        for kind in ("clean", "noisy"):
             row |= {f"weight_{kind}_mean": 1.0, f"weight_{kind}_variance": 0.1}
     return [{"epoch": epoch + 1, **row} for epoch in range(epochs)]
 

@@ -260,7 +260,7 @@ def test_log_holds_means_per_kind_of_label():
     row = train.epoch_row(7, scores, weights, losses, cases, lam=1.5)
     assert (row["epoch"], row["lam"], row["auroc"], row["loss_auroc"]) == (7, 1.5, 1, 1)
     assert row["loss"] == pytest.approx((2 * 0.1 + 0.5 * 0.4 + 0.5 * 0.9) / 3)
-    assert row["loss_noisy"] == pytest.approx(0.65) and row["loss_erode"] == pytest.approx(0.4)
+    assert row["loss_noisy"] == pytest.approx(0.65) and row["loss_clean"] == pytest.approx(0.1)
     assert row["weight_clean_mean"] == 2 and row["weight_noisy_variance"] == 0
     unknown = train.epoch_row(7, scores, weights, losses, cases._replace(known=False), lam=1.5)
     assert set(unknown) == {"epoch", "lam", "loss"}

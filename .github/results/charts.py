@@ -142,7 +142,7 @@ def training_curves(log, classes):
         ("Loss per training label", "loss"): {
             "loss_clean": "clean", "loss_noisy": "noisy", "loss": "weighted, eq. (1)"},
         ("Weight of a label, mean and deviation", "weight x N"): {
-            f"weight_{kind}_mean": kind for kind in KINDS},
+            f"weight_{kind}_mean": kind for kind in ("clean", "noisy")},
         ("Clean labels told from noisy ones", "AUROC"): {
             "auroc": "by score", "loss_auroc": "by loss"}}
 

@@ -199,8 +199,8 @@ def print_trust():
 
 def print_early():
     """Print AUROC of scores and losses, and weights times N, during training: lowest - highest."""
-    columns = ["lam", "auroc", "loss_auroc", "weight_clean_mean", "weight_erode_mean",
-               "weight_dilate_mean", "weight_clean_variance"]
+    columns = ["lam", "auroc", "loss_auroc", "weight_clean_mean", "weight_noisy_mean",
+               "weight_clean_variance", "weight_noisy_variance"]
     rows = [["noise", "epoch"] + [name.replace("_", " ") for name in columns]]
     for noise in (0.5, 0.75, 0.9):
         logs = []

@@ -332,27 +332,25 @@ def print_results(metrics, known):
 
 def table_of(folder):
     """Make the rows of --table, one a run, the first row its titles; empty columns are left out."""
-    rows = []
+    rows, titles = [], {}
     for path in sorted(Path(folder).rglob("metrics.json")):
         try:
             config = json.loads(path.with_name("config.json").read_text())
             settings, metrics = config["arguments"], json.loads(path.read_text())
-            audit = metrics["audit"]["training"] or {}
             row = {"run": str(path.parent.relative_to(folder)), "strategy": settings["strategy"],
                    "noise": str(settings["noise"]), "seed": str(settings["seed"]),
                    "data": config["digest"][:6]}
             row.update({f"Dice {name}": cell(dice) for name, dice in metrics["dice"].items()})
-            for title, ranking in (("score", "score"), ("loss", "loss"), ("mean rank", "ranks")):
-                row[f"AUROC by {title}"] = cell(audit.get(ranking, {}).get("auroc"))
-            rows.append(row)
+            for ranking, measured in (metrics["audit"]["training"] or {}).items():
+                row[f"AUROC by {ranking}"] = cell(measured["auroc"])
         except (OSError, ValueError, KeyError, TypeError):
             raise data.BadInput(f"{path.parent} is not a run of train.py, or damaged; give a "
                                 "folder of runs alone") from None
+        rows.append(row)
+        titles.update(row)
     if not rows:
         raise data.BadInput(f"{folder}: no finished run in it; give the folder of the run folders")
-    titles = list(dict.fromkeys(title for row in rows for title in row))
-    titles = [title for title in titles if any(row.get(title, "-") != "-" for row in rows)]
-    return [titles] + [[row.get(title, "-") for title in titles] for row in rows]
+    return [list(titles)] + [[row.get(title, "-") for title in titles] for row in rows]
 
 
 # --------------------------------------------------------------------------- the page of suspects

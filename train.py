@@ -168,19 +168,13 @@ def make_recipe(arguments, training, device, bf16):
     return Recipe(batch, lam, step, fixed_scores, arguments.augment, bf16)
 
 
-def cpu_units():
-    """Return what PyTorch knows of the processor, {} before torch 2.10."""
-    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-
-
-def has_fast_bf16(device):
+def has_fast_bf16(device, cpu):
     """Tell whether training in bfloat16 is faster there: by its units, so that no run changes."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # A step in bfloat16 / float32, one thread: AMD 120 / 172 ms; Intel without AMX 487 / 416 ms.
-    units = cpu_units()
-    is_amd = "AMD" in units.get("cpu_name", "")
-    return bool(units.get("amx_bf16") or (units.get("avx512_bf16") and is_amd))
+    is_amd = "AMD" in cpu.get("cpu_name", "")
+    return bool(cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and is_amd))
 
 
 def train(arguments):
@@ -206,7 +200,8 @@ def train(arguments):
 
     # 2. Networks and optimizer
     unet, qam = evaluation.build_networks(vars(arguments), len(training.classes), device)
-    recipe = make_recipe(arguments, training, device, has_fast_bf16(device))
+    cpu = getattr(torch.cpu, "get_capabilities", dict)()  # {} if this torch does not tell
+    recipe = make_recipe(arguments, training, device, has_fast_bf16(device, cpu))
     steps = len(images) // recipe.batch  # in an epoch
     optimizer, schedule = make_optimizer(unet, qam, arguments, arguments.epochs * steps)
     parts = {"unet": unet, "qam": qam, "optimizer": optimizer, "schedule": schedule}
@@ -222,7 +217,7 @@ def train(arguments):
     out.mkdir(parents=True, exist_ok=bool(arguments.resume))
     evaluation.write_json(out / "config.json", {
         "arguments": settings, "digest": state["digest"], "commit": commit(), "device": str(device),
-        "cpu": cpu_units().get("cpu_name") or platform.processor(), "bf16": recipe.bf16,
+        "cpu": cpu.get("cpu_name") or platform.processor(), "bf16": recipe.bf16,
         "threads": torch.get_num_threads(), "python": platform.python_version(),
         "torch": torch.__version__, "numpy": np.__version__})
     log = state["log"]
@@ -405,15 +400,13 @@ def warnings_of(arguments, metrics, training, test):
 
 def run_name(arguments):
     """Name a run after its data, strategy, noise, band, seed, and what else is not the default."""
-    source = Path(arguments.data).absolute().name.replace(":", "")
-    name = f"{source}-{arguments.strategy}-{arguments.noise:g}-{arguments.band}"
-    name += f"-seed{arguments.seed}"
-    usual = {"noise_kind": "erode-dilate", "size": 128, "lam": "auto", "epochs": 40}
-    for option, value in usual.items():
-        chosen = getattr(arguments, option)
-        if chosen not in (value, None):
-            name += f"-{option.replace('_', '-')}{chosen}"
-    return name + "-paper" if arguments.paper else name
+    a, source = arguments, Path(arguments.data).absolute().name.replace(":", "")
+    name = f"{source}-{a.strategy}-{a.noise:g}-{a.band}-seed{a.seed}"
+    for option, usual in (("noise_kind", "erode-dilate"), ("size", 128), ("lam", "auto"),
+                          ("epochs", 40), ("paper", False)):
+        if getattr(a, option) not in (usual, None):
+            name += f"-{option.replace('_', '-')}-{getattr(a, option)}"
+    return name
 
 
 def resume(out, digest, parts):

@@ -350,14 +350,15 @@ def write_run(folder, average, digest="abcdef0", audit=None, **settings):
 
 
 def test_the_table_has_a_line_a_run_and_names_the_data(tmp_path):
-    audit = {"score": {"auroc": 0.9}, "loss": {"auroc": 0.8}}  # without "ranks"
+    audit = {"score": {"auroc": 0.9}, "loss": {"auroc": 0.8}}
     write_run(tmp_path / "a", 0.5, audit=audit, seed=0)
     write_run(tmp_path / "b" / "again", 0.7, "123456789", seed=0)  # the folder was changed since
     titles, *rows = evaluation.table_of(tmp_path)
     first, second = [dict(zip(titles, row)) for row in rows]
     assert first == {"run": "a", "strategy": "qam+ocm", "noise": "0.5", "seed": "0",
                      "data": "abcdef", "Dice lungs": "0.900", "Dice heart": "0.800",
-                     "Dice average": "0.500", "AUROC by score": "0.900", "AUROC by loss": "0.800"}
+                     "Dice clavicles": "-", "Dice average": "0.500", "AUROC by score": "0.900",
+                     "AUROC by loss": "0.800"}
     assert (second["run"], second["data"], second["Dice average"]) == (
         "b/again".replace("/", os.sep), "123456", "0.700")
     assert second["AUROC by score"] == "-"

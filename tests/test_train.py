@@ -392,8 +392,8 @@ def test_phantoms_are_damaged_unless_told_otherwise_and_folders_are_not(words, n
 
 @pytest.mark.parametrize("words, name", [
     ("", "phantoms-qam+ocm-0.5-5-13-seed0"),
-    ("--data a/JSRT --seed 3 --paper", "JSRT-qam+ocm-0-5-13-seed3-size256-lam2.0-paper"),
-    ("--strategy qam --noise-kind swap", "phantoms-qam-0.5-5-13-seed0-noise-kindswap")])
+    ("--data a/JSRT --seed 3 --paper", "JSRT-qam+ocm-0-5-13-seed3-size-256-lam-2.0-paper-True"),
+    ("--strategy qam --noise-kind swap", "phantoms-qam-0.5-5-13-seed0-noise-kind-swap")])
 def test_run_folders_are_named_after_what_is_not_the_default(words, name):
     assert train.run_name(train.parse_arguments(words.split())) == name
 

@@ -68,45 +68,35 @@ def test_the_training_loop_tells_clean_from_noisy_labels(capsys):
     images, labels = torch.from_numpy(images)[:, None], torch.from_numpy(noisy)
     dataset = torch.utils.data.TensorDataset(images, labels)
     loader = torch.utils.data.DataLoader(dataset, 16, shuffle=True, drop_last=True)
-    qam = run_loop(pal.UNet(), loader, epochs=24)
-    scores = qam.eval()(pal.standardize(images), labels)
+    names = {"torch": torch, "pal": pal, "my_unet": pal.UNet(), "loader": loader, "epochs": 24}
+    exec(LOOP, names)
+    scores = names["qam"].eval()(pal.standardize(images), labels)
     clean = torch.tensor([name == "" for name in operation])
     assert (scores[clean][:, None] > scores[~clean]).float().mean() > 0.8  # AUROC
     spread = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert spread[0] < 1.2 and spread[-1] > 5  # weights leave 1/N
 
 
-def run_loop(unet, loader, epochs):
-    """The loop as printed in PORTING.md; returns the QAM."""
-    names = {"torch": torch, "pal": pal, "my_unet": unet, "loader": loader, "epochs": epochs}
-    exec(LOOP, names)
-    return names["qam"]
-
-
 def test_weights_stay_equal_if_the_loss_is_built_from_the_returned_weights(capsys):
-    """What the page says one sees: largest / smallest is 1.0, since the QAM learns nothing."""
-    images, labels = mini_batch()
-    loader = [(images, labels)] * 4
-    run_loop(pal.UNet(width=2), loader, epochs=3)
-    assert not capsys.readouterr().out.endswith("smallest 1.0\n")
+    """What the page says one sees: largest / smallest stays 1.0, since the QAM learns nothing."""
     right = "loss.backward()"
     assert right in LOOP
-    names = {"torch": torch, "pal": pal, "my_unet": pal.UNet(width=2), "loader": loader, "epochs": 3}
-    exec(LOOP.replace(right, "pal.weighted_loss(losses, weights).backward()"), names)
-    assert capsys.readouterr().out.endswith("smallest 1.0\n")
+    for line in (right, "pal.weighted_loss(losses, weights).backward()"):
+        names = {"torch": torch, "pal": pal, "my_unet": pal.UNet(width=2), "epochs": 3,
+                 "loader": [mini_batch()] * 4}
+        exec(LOOP.replace(right, line), names)
+        assert capsys.readouterr().out.endswith("smallest 1.0\n") == (line != right)
 
 
 def test_a_nan_loss_spoils_the_qam_for_good_and_one_can_see_it_before():
+    unet, qam = networks()
     images, labels = mini_batch()
-    qam = pal.QAM().double()
-    optimizer = torch.optim.Adam(qam.parameters())
-    losses = torch.rand(8, 3, dtype=torch.float64).requires_grad_()
-    spoilt = torch.cat([losses[:7], losses[7:] * torch.nan])
-    loss = pal.pick_and_learn(spoilt, labels, qam(images, labels))[0]
-    assert not loss.isfinite()
+    images_with_nan = images.index_fill(0, torch.tensor(3), torch.nan)
+    losses = pal.sample_losses(unet(images_with_nan), labels)
+    loss = pal.pick_and_learn(losses, labels, qam(images, labels))[0]
+    assert losses.isnan().any(dim=1).sum() == 1 and not loss.isfinite()
     loss.backward()
-    optimizer.step()
-    assert qam(images, labels).isnan().all()
+    assert gradients(qam).isnan().all()
 
 
 def test_the_page_tells_what_no_check_can_see():
@@ -117,24 +107,12 @@ def test_the_page_tells_what_no_check_can_see():
         assert words in PAGE.replace("\n", " ")
 
 
-def test_a_loss_without_classes_takes_the_area_of_all_classes():
-    images, labels = mini_batch()
-    losses = torch.linspace(1, 2, 8, dtype=torch.float64).requires_grad_()
-    together = labels.any(dim=1, keepdim=True)
-    loss, weights = pal.pick_and_learn(losses, together, torch.linspace(-1, 1, 8))
-    trend = pal.area_trend(losses[:, None], together, torch.linspace(-1, 1, 8))
-    assert loss.item() == pytest.approx((weights * (losses - trend)).sum().item())
-
-
 def test_note_losses():
-    all_losses = torch.full((5, 2), torch.nan)
-    labels = torch.zeros(2, 2, 4, 4)
-    labels[0, 0, 0, 0] = labels[1, 1] = 1
+    all_losses, labels = torch.full((5, 2), torch.nan), torch.zeros(2, 2, 4, 4)
+    labels[0, 0, 0, 0] = labels[1, 1] = 1  # of the second sample, the first class is empty
     losses = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     note_losses(all_losses, torch.tensor([4, 1]), losses, labels)
-    expected = torch.full((5, 2), torch.nan)
-    expected[4, 0], expected[1, 1] = 1, 4
-    assert torch.equal(all_losses.nan_to_num(-1), expected.nan_to_num(-1))
+    assert all_losses[4, 0] == 1 and all_losses[1, 1] == 4 and all_losses.isnan().sum() == 8
 
 
 # ------------------------------------------------------------------------------- several processes
@@ -216,18 +194,7 @@ def test_gradient_accumulation(size):
     images, labels = mini_batch()
     unet, qam = networks()
     accumulated_step(unet, qam, images, labels, size)
-    exact_unet, exact_qam = exact_gradients(images, labels)
-    assert difference(gradients(unet), exact_unet) < 1e-13
-    assert difference(gradients(qam), exact_qam) < 1e-13
-
-
-def test_micro_batches_of_two_would_teach_the_qam_nothing():
-    losses, areas = torch.tensor([[1.0], [2.0]]), torch.tensor([0.2, 0.3]).reshape(2, 1, 1, 1)
-    scores = torch.tensor([0.1, -0.4], requires_grad=True)
-    trend = pal.area_trend(losses, areas, scores)
-    pal.weighted_loss(losses, pal.quality_weights(scores), trend=trend).backward()
-    assert scores.grad.abs().max() < 1e-6  # a line explains two samples entirely
-    assert pal.pick_and_learn(losses, areas, scores.detach())[1].sum() == 1  # inference may
+    assert difference(gradients(unet, qam), torch.cat(exact_gradients(images, labels))) < 1e-13
 
 
 # ------------------------------------------------------------------------------- exclusive classes
@@ -246,24 +213,11 @@ def test_exclusive_classes_are_cross_entropy_of_the_pixels_not_ignored(dtype):
     by_hand = -(weights * trend).sum()
     for i in range(5):
         valid = label_map[i] != 255
-        chosen = torch.softmax(logits[i][:, valid], dim=0).gather(0, label_map[i][valid][None].long())
-        by_hand = by_hand + weights[i] * -chosen.log().mean()
+        logs = torch.log_softmax(logits[i][:, valid], dim=0)
+        by_hand = by_hand - weights[i] * logs.gather(0, label_map[i][valid][None].long()).mean()
     assert loss.item() == pytest.approx(by_hand.item())
     loss.backward()
     assert gradients(unet).norm() > 0 and gradients(qam).norm() > 0
-
-
-def test_area_explains_all_entropy_of_a_network_that_knows_nothing():
-    """What the split per class is for: with a constant softmax nothing is left for the QAM."""
-    rng = torch.Generator().manual_seed(2)
-    shares = torch.linspace(0.1, 0.8, 6)[:, None, None]
-    label_map = (torch.rand(6, 16, 16, generator=rng) < shares).long()
-    label_map += torch.rand(6, 16, 16, generator=rng) < shares
-    constant = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)[:, None, None]
-    losses, labels = exclusive_losses(constant.expand(6, -1, 16, 16), label_map)
-    per_sample = losses.mean(dim=1)
-    left = per_sample - pal.area_trend(losses, labels, torch.arange(6.0, dtype=torch.float64))
-    assert per_sample.std() > 0.1 and left.std() < 1e-12
 
 
 # ------------------------------------------------------------ other libraries, AMP, compilation, 3D
@@ -286,7 +240,7 @@ def test_monais_losses_add_up():
 
 
 def test_mixed_precision():
-    """Networks under autocast, .float() before the loss; without it there is an error."""
+    """Networks under autocast, .float() before the loss."""
     torch.manual_seed(0)
     images, labels = torch.randn(4, 1, 32, 32), torch.rand(4, 3, 32, 32) < 0.3
     unet, qam = pal.UNet().eval(), pal.QAM().eval()
@@ -298,8 +252,6 @@ def test_mixed_precision():
     assert logits.dtype == scores.dtype == torch.bfloat16
     assert torch.allclose(losses, pal.sample_losses(unet(images), labels), rtol=0.02)
     assert torch.allclose(weights, pal.quality_weights(qam(images, labels)), rtol=0.05)
-    with pytest.raises(TypeError, match="float"):
-        pal.sample_losses(logits, labels)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -321,14 +273,13 @@ def test_compiled_step(exclusive):
     assert torch.allclose(gradients(*compiled), gradients(*plain), atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_a_compiled_step_does_not_take_integers(dtype):
+def test_a_compiled_step_does_not_take_integers():
     """Values cannot be looked at while compiling: 0 to 255 would be taken as they are."""
     torch._dynamo.reset()
     images, labels = mini_batch()
     step = torch.compile(pal.sample_losses, backend="eager", fullgraph=True)
     with pytest.raises(Exception, match="bool or float is needed while compiling"):
-        step(images.expand(8, 3, 32, 32), 255 * labels.to(dtype))
+        step(images.expand(8, 3, 32, 32), 255 * labels.byte())
 
 
 VOLUMES = {}
@@ -402,14 +353,9 @@ def test_a_training_step_stays_on_its_device(reduced):
     with other_device() as device:
         for result in training_step(device, reduced):
             assert result.device.type == device.type and result.device != torch.device("cpu")
-
-
-@pytest.mark.parametrize("planted", ["images", "labels", "scores", "truth"])
-def test_a_tensor_left_on_the_cpu_is_noticed(planted):
-    """The test above can fail: with one tensor on the CPU there is an error."""
-    with other_device() as device:
-        with pytest.raises(RuntimeError, match="device|weight type"):
-            training_step(device, reduced=False, planted=planted)
+        for planted in ("images", "labels", "scores", "truth"):  # the test can fail
+            with pytest.raises(RuntimeError, match="device|weight type"):
+                training_step(device, reduced, planted)
 
 
 @pytest.mark.parametrize("step", [pal.pick_and_learn, train.oracle_step, train.loss_step])
@@ -420,9 +366,9 @@ def test_train_epoch_stays_on_its_device(step):
             optimizer = torch.optim.Adam([*unet.parameters(), *qam.parameters()], lr=1e-3)
             images = torch.randint(256, (5, 32, 32), dtype=torch.uint8)
             labels = torch.rand(5, 3, 32, 32) < 0.3
-            fixed_scores = None if step is pal.pick_and_learn else torch.rand(5)
+            scores = None if step is pal.pick_and_learn else torch.rand(5)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
-        recipe = train.Recipe(batch=4, step=step, fixed_scores=fixed_scores)
+        recipe = train.Recipe(batch=4, step=step, fixed_scores=scores)
         results = train.train_epoch(unet, qam, optimizer, schedule, images, labels,
                                     torch.Generator(), recipe)
         assert [result.shape for result in results] == [(5,), (5,), (5, 3)]

@@ -22,13 +22,13 @@ TREND_LAMBDA = 2.0  # of the area trend whatever the step's is: bad labels must 
 def standardize(images):
     """Scale each channel of each image to mean 0 and standard deviation 1: (N, channels, H, W).
 
-    Takes any dtype, returns float32, in 2D in the channels_last memory format. The paper does not
-    say how it scales images.
+    Takes tensors or arrays of any dtype, returns float32, in 2D in the channels_last memory
+    format. The paper does not say how it scales images.
     """
     if images.ndim < 4:
         raise ValueError(f"images of shape {tuple(images.shape)}: (N, channels, H, W) is needed; "
                          "for one image standardize(image[None])[0]")
-    images, space = images.float(), tuple(range(2, images.ndim))
+    images, space = torch.as_tensor(images).float(), tuple(range(2, images.ndim))
     deviation, mean = torch.std_mean(images, dim=space, keepdim=True)
     tiny = 1e-6 * images.abs().amax(dim=space, keepdim=True) + 1e-30  # constant images: no 0 / 0
     images = (images - mean) / (deviation + tiny)
@@ -80,7 +80,6 @@ class UNet(nn.Module):
 
     def __init__(self, classes=3, *, width=8, in_channels=1):
         super().__init__()
-        self.in_channels = in_channels
         self.first = conv3x3(in_channels, width)
         self.down1 = Down(width, 2 * width)
         self.down2 = Down(2 * width, 4 * width)
@@ -94,7 +93,7 @@ class UNet(nn.Module):
 
     def forward(self, images):
         """images (N, in_channels, H, W) -> logits (N, classes, H, W), for a sigmoid per class."""
-        check_images(images, self.in_channels, multiple=16, smallest=16)
+        check_images(images, self.first[0], multiple=16)
         x0 = self.first(images)  # (N, 8, H, W)
         x1 = self.down1(x0)      # (N, 16, H / 2, W / 2)
         x2 = self.down2(x1)      # (N, 32, H / 4, W / 4)
@@ -125,7 +124,7 @@ class QAM(nn.Module):
 
     def __init__(self, classes=3, in_channels=1):
         super().__init__()
-        self.classes, self.in_channels = classes, in_channels
+        self.classes = classes
         self.features = nn.Sequential(stage(in_channels + classes, 8), stage(8, 16), stage(16, 32),
                                       stage(32, 64), stage(64, 64))  # VGG: 64 128 256 512 512
         self.score = nn.Conv2d(64, 1, 1)
@@ -134,7 +133,7 @@ class QAM(nn.Module):
 
     def forward(self, images, labels):
         """images (N, in_channels, H, W), labels (N, classes, H, W) in 0..1 -> raw scores t (N,)."""
-        check_images(images, self.in_channels, smallest=32)
+        check_images(images, self.features[0][0], self.classes, smallest=32)
         check_shape("labels", labels, (len(images), self.classes, *images.shape[2:]))
         both = torch.cat([images, as_floats(labels, images.dtype)], dim=1)
         score_map = self.score(self.features(both))  # (N, 1, H / 32, W / 32)
@@ -164,31 +163,31 @@ def sample_losses(logits, labels):
 def quality_weights(scores, lam=2.0):
     """Turn raw scores t (N,) into weights (N,) of sum 1: OCM, then softmax (sections 2.1, 2.2).
 
-    Overfitting control module, eq. (2):  Phi(t) = lam tanh(t)
-
     No weight is more than e^(2 lam) times another. lam=None leaves the OCM out: the paper's "QAM".
     """
     check_precision("scores", scores)
     check_shape("scores", scores, (scores.numel(),))  # one axis
+    if can_look(scores) and (scores >= 0).all() and abs(scores.sum().item() - 1) < 1e-6:
+        raise ValueError("scores that sum to 1: if they are weights, give the QAM's raw scores")
     if lam is not None:
         if not 0 <= lam < float("inf"):
             raise ValueError(f"lambda is {lam}: 0 or more is needed, or None for no bound")
-        scores = lam * torch.tanh(scores)
+        scores = lam * torch.tanh(scores)  # overfitting control, eq. (2): Phi(t) = lam tanh(t)
     return torch.softmax(scores, dim=0)
 
 
 def area_trend(losses, labels, scores):
-    """Predict each label's loss from its area alone: (N,), without gradient. Not in the paper.
+    """Predict each label's loss from its area alone, less the mean prediction; not in the paper.
 
     trend_i = mean over classes c of  level_ic + slope_c (a_ic - mean a_c) - mean L_c
 
     Before shapes are learned, a loss depends on the label's area a, and the QAM would sort labels
-    by area. Per class, a line of losses (N, classes) over areas is fitted; level is the mean loss
-    of the nonempty labels, or of the empty ones, which have no slope. Means are weighted; that of the
-    trend is 0. labels: masks (N, classes, H, W) or areas (N, classes, 1, 1); scores: raw t (N,).
-    Its limits: .github/PAPER.md.
+    by area. Per class, a line of losses (N, classes) over the areas of nonempty labels is fitted;
+    level is their mean loss, or that of the empty labels, which have no slope. Means are weighted;
+    that of the trend is 0. labels: masks (N, classes, H, W) or areas (N, classes, 1, 1); scores:
+    raw t (N,). Returns (N,) without gradient. Its limits: .github/PAPER.md.
     """
-    losses = per_class(losses.detach())
+    losses = per_class(losses).detach()
     areas = pixels(labels).mean(dim=2, dtype=losses.dtype)  # (N, classes)
     check_shape("losses", losses, areas.shape)
     check_shape("scores", scores, losses.shape[:1])
@@ -207,8 +206,7 @@ def area_trend(losses, labels, scores):
     # Only the slope is robust: so centered, the trend has a weighted mean of 0.
     mean_of_empty = weighted_mean(losses, weights.masked_fill(~empty, 0))
     level = torch.where(empty, mean_of_empty, weighted_mean(losses, nonempty))
-    trend = level - weighted_mean(losses, weights) + slopes * centered
-    return trend.mean(dim=1)
+    return (level - weighted_mean(losses, weights) + slopes * centered).mean(dim=1)
 
 
 def weighted_mean(values, weights):
@@ -238,31 +236,28 @@ def weighted_loss(losses, weights, *, trend=None):
 def pick_and_learn(losses, labels, scores, lam=2.0):
     """Compute one training step's loss: the functions above, in order.
 
-    losses (N, classes) from `sample_losses`, labels (N, classes, H, W) or their areas
-    (N, classes, 1, 1), raw scores t (N,) from the QAM. Returns the loss, a scalar, and the weights
-    (N,) without gradient; log (weights * losses.mean(dim=1)).sum(), which has no trend in it. The
-    QAM needs three samples: the trend explains any two.
+    losses (N, classes), labels (N, classes, H, W) or areas (N, classes, 1, 1), the QAM's raw scores
+    t (N,). Returns the loss, and the weights (N,) without gradient. (weights * losses.mean(dim=1))
+    .sum() is the loss for the log, without the trend. N is 3 or more: the trend explains any two.
     """
+    weights = quality_weights(scores, lam)
+    trend = area_trend(losses, labels, scores)
     if scores.requires_grad and len(scores) < 3:
         raise ValueError(f"a mini-batch of {len(scores)}: the QAM needs three, better 16: use "
                          "drop_last=True, or accumulate (.github/PORTING.md)")
     if scores.requires_grad and not losses.requires_grad:
         raise ValueError("losses without gradient: the U-Net would not learn; do not detach them")
-    if can_look(scores) and (scores >= 0).all() and abs(scores.sum().item() - 1) < 1e-5:
-        raise ValueError("scores that sum to 1: if they are weights, give the QAM's raw scores")
-    weights = quality_weights(scores, lam)
-    trend = area_trend(losses, labels, scores)
     return weighted_loss(losses, weights, trend=trend), weights.detach()
 
 
-# ------------------------------------------------------------------- lambda from the labels' losses
+# --------------------------------------------------------- lambda from the labels' losses, and Dice
 
 def two_groups(losses):
     """Split losses (N,) into two groups: Otsu's threshold (1979) on their logarithms.
 
-    Returns the share of the upper group, and the share of the variance that the split explains,
-    both 0..1. A uniform distribution gives 3/4, a normal one 2 / pi = 0.64, two distant groups 1.
-    The lower group has a twentieth of the labels or more: one tiny loss makes no group.
+    Returns the upper group's share of the labels, and the split's of the variance: 3/4 of uniform
+    logarithms, 2 / pi = 0.64 of normal ones, 1 of two distant groups. A twentieth of the labels or
+    more are in the lower group: one tiny loss makes no group.
     """
     logs = losses.cpu().double().clamp_min(1e-6).log().sort().values
     count = torch.arange(1, len(logs), dtype=logs.dtype)  # in the lower group
@@ -278,13 +273,13 @@ def two_groups(losses):
 def rejected_share(losses):
     """Estimate the share of labels that form a group of their own with a high loss; 0 if none do.
 
-    losses (N,) or (N, classes): L_i of all labels, of one epoch or the mean of several; NaN for
-    empty labels, whose loss only tells whether anything is predicted. Not in the paper. It is 0 if
-    `two_groups` explains less than 3/4 of the variance (a cliff: half of all uniform log losses
-    pass), and too low early in training or for mild noise; unusual images count. Fewer than 60
-    labels often show two groups by chance.
+    losses (N, classes): L_i of all N labels, gathered from all processes, of one epoch or the mean
+    of several; NaN for empty labels, whose loss only tells whether anything is predicted. A share
+    of N; 0 if `two_groups` explains less than 3/4 of the variance (a cliff: half of all uniform log
+    losses pass); too low before the losses have settled, and for mild noise; unusual images count.
+    Fewer than 60 labels often show two groups by chance. Not in the paper.
     """
-    losses = per_class(losses.detach())
+    losses = per_class(losses).detach()
     known = losses[~losses.isnan().all(dim=1)]  # without labels whose losses are all NaN
     known = known[:, ~known.isnan().all(dim=0)]  # and without such classes
     if len(known) < 2 or known.isinf().any() or (known < 0).any():
@@ -299,15 +294,11 @@ def auto_lambda(share):
 
     share   0   0.01 - 0.3   0.4   0.5   0.6 - 1     5 p - 1 between 1/2 and 2; if no group of bad
     lambda  0   0.5          1.0   1.5   2.0         labels is seen, all labels count the same
-
-    With lambda 0 the QAM learns nothing further. The paper sets lambda to 2 "empirically" (3.2).
     """
     if not 0 <= share <= 1:
         raise ValueError(f"a share of {share}: 0 to 1 is needed")
     return min(max(5 * share - 1, 0.5), 2.0) if share > 0 else 0.0
 
-
-# --------------------------------------------------------------------------------------- the metric
 
 def dice(prediction, truth):
     """Compute Dice of bool masks (N, classes, H, W): (N, classes); 1 where both are empty.
@@ -327,9 +318,9 @@ def dice(prediction, truth):
 
 def can_look(tensor):
     """Tell whether values are at hand: a GPU would wait, compiled and fake tensors have none."""
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+    if torch.compiler.is_compiling():
         return False
-    return tensor.untyped_storage().device.type == "cpu"
+    return "cpu" == tensor.device.type == tensor.untyped_storage().device.type
 
 
 def pixels(masks):
@@ -341,16 +332,15 @@ def pixels(masks):
 
 
 def as_floats(labels, dtype):
-    """Convert labels to floats; ValueError outside 0..1. Floats on a GPU are not looked at."""
+    """Convert labels to floats; ValueError outside 0..1."""
     if labels.dtype == torch.bool or (labels.is_floating_point() and not can_look(labels)):
         return labels.to(dtype)
     if torch.compiler.is_compiling():
         raise TypeError(f"labels are {labels.dtype}: bool or float is needed while compiling")
     low, high = labels.min().item(), labels.max().item()
     if not (low >= 0 and high <= 1):  # or NaN
-        raise ValueError(f"labels of {low:g} to {high:g}: 0 to 1 is needed; use labels > 0 for "
-                         "masks of 0 and 255, one-hot masks for class numbers, PORTING.md for "
-                         "pixels to ignore; are logits and labels in this order?")
+        raise ValueError(f"labels of {low:g} to {high:g}, not 0 to 1: labels > 0 for 0 and 255; "
+                         "for class numbers, ignored pixels see PORTING.md; swapped with logits?")
     return labels.to(dtype)
 
 
@@ -365,23 +355,25 @@ def per_class(losses):
 
 def check_shape(name, tensor, shape):
     """Raise a ValueError for another shape: PyTorch might broadcast the tensor silently."""
-    if tensor.shape != shape:
-        raise ValueError(f"{name} of shape {tuple(tensor.shape)}: {tuple(shape)} is needed")
+    if not torch.is_tensor(tensor) or tensor.shape != shape:
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)}: tensor {tuple(shape)} is needed")
 
 
 def check_precision(name, tensor):
     """Raise a TypeError for less than float32: sums over many pixels and small areas need it."""
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} are {tensor.dtype}: float32 or float64 is needed; use .float()")
+    dtype = getattr(tensor, "dtype", type(tensor).__name__)  # a list: outputs at several sizes?
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} are {dtype}: a float32 or float64 tensor is needed; use .float()")
 
 
-def check_images(images, channels, multiple=1, smallest=1):
-    """Raise an error for images that a network does not take: floats (N, channels, H, W)."""
-    if not images.is_floating_point():
-        raise TypeError(f"images are {images.dtype}: float is needed; use standardize(images)")
-    shape = tuple(images.shape)
-    if len(shape) < 4 or shape[1] != channels:
-        raise ValueError(f"images of shape {shape}: (N, {channels}, H, W) is needed (in_channels)")
+def check_images(images, convolution, classes=0, multiple=1, smallest=1):
+    """Raise an error for images that a network with this first convolution does not take."""
+    is_float = torch.is_tensor(images) and images.is_floating_point()
+    if not is_float or (images.dtype, convolution.weight.dtype) == (torch.float64, torch.float32):
+        raise TypeError(f"images are {images.dtype}: a float32 tensor is needed; use standardize")
+    shape, channels = tuple(images.shape), convolution.in_channels - classes
+    if len(shape) != convolution.weight.ndim or shape[1] != channels:
+        raise ValueError(f"images of shape {shape}: (N, {channels}, H, W), in 3D with D, is needed")
     if min(shape[2:]) < smallest or any(length % multiple for length in shape[2:]):
-        raise ValueError(f"images of shape {shape}: H and W must be multiples of {multiple}, and "
-                         f"{smallest} or more")
+        raise ValueError(f"images of shape {shape}: each side must be a multiple of 16 for the "
+                         "U-Net, 32 or more for the QAM")

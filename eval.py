@@ -5,25 +5,26 @@
     python eval.py --table RUNS                   # a line for each run in a folder
 """
 import argparse
+import base64
 import csv
+import html
 import io
 import json
-import math
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import data
 import pal
 
 CHUNK = 32  # images predicted at once
+YELLOW, SKY, RED = (255, 215, 0), (86, 180, 233), (255, 48, 48)  # label, prediction, clean label
 # A ranking's name in the metrics -> its column in `label_rows`, and -1 if bad labels are low in it.
 RANKINGS = {"score": ("score", -1), "loss": ("loss", 1), "softmin": ("softmin", -1),
             "ranks": ("mean_rank", -1)}
@@ -353,11 +354,150 @@ def table_of(folder):
     return [list(titles)] + [[row.get(title, "-") for title in titles] for row in rows]
 
 
-# --------------------------------------------------------------------------- the page of suspects
+# ------------------------------------------------------------------------- the page of suspects
 
-def write_page(out, unet, rows, parts):
-    """Write suspects.html."""
-    (out / "suspects.html").write_text("")
+WORST, PAGE_BYTES = 100, 4_900_000  # labels in each list of the page; its size at most
+PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8">
+<style>
+:root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }
+h1, p { margin: 4px 0; }
+nav { position: sticky; top: 0; z-index: 1; padding: 8px 0; background: Canvas; }
+nav * { margin-right: 12px; font: inherit; }
+i { display: inline-block; width: 22px; height: 4px; margin: 0 6px 3px 0; }
+main { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 6px; }
+main:not([hidden]) { display: grid; }
+figure { margin: 0; padding: 6px; border-radius: 6px; cursor: pointer; scroll-margin: 60px 0 8px;
+         white-space: pre-line; overflow-wrap: anywhere; }
+figure:focus { outline: 3px solid Highlight; }
+.bad { background: #b03a00; color: white; } .bad b::after { content: " (bad)"; }
+div { background-size: cover; margin-bottom: 4px; }
+img { display: block; width: 100%; filter: drop-shadow(0 0 .7px #0009); }
+div:hover img, .bare img { visibility: hidden; }
+</style>
+<h1></h1>
+<p>Click bad labels, or use arrow keys and the space bar. The bare image: pointer on it, or hold B.
+<p>Save the list, then train again: the same options, and <code>--exclude bad.txt --out NEW</code>
+<nav><select></select><a download="bad.txt">Save list</a><b></b>
+<i style="background: #ffd700"></i>label <i style="background: #56b4e9"></i>prediction
+<span HIDDEN><i style="background: #ff3030"></i>clean label</span></nav>
+CONTENT
+<script>
+const [menu, save, count] = document.querySelector("nav").children;
+const views = [...document.querySelectorAll("main")];
+const figures = [...document.querySelectorAll("figure")];
+const nameOf = (figure) => figure.querySelector("span").textContent;
+const key = `${document.title} in ${location.pathname}`;
+let kept = [], current = figures[0];
+try { kept = JSON.parse(localStorage.getItem(key)) ?? []; } catch {}  // some viewers keep nothing
+const bad = new Set(figures.map(nameOf).filter(name => kept.includes(name)));
+
+function show() {
+  views.forEach((view, i) => { view.hidden = i != menu.selectedIndex; });
+  figures.forEach(figure => figure.classList.toggle("bad", bad.has(nameOf(figure))));
+  count.textContent = `${bad.size} marked`;
+  save.href = "data:text/plain;charset=utf-8," + encodeURIComponent([...bad, ""].join("\\n"));
+  try { localStorage.setItem(key, JSON.stringify([...bad])); } catch {}
+}
+for (const figure of figures) {
+  figure.onfocus = () => { current = figure; };
+  figure.onclick = () => { if (!bad.delete(nameOf(figure))) bad.add(nameOf(figure)); show(); };
+}
+menu.onchange = () => { show(); views[menu.selectedIndex].children[0].focus(); };
+onkeydown = (event) => {
+  const tiles = [...current.parentNode.children];
+  const columns = tiles.filter(tile => tile.offsetTop == tiles[0].offsetTop).length;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+  if (event.key.toLowerCase() == "b") document.body.className = "bare";
+  if (event.target == menu) return;
+  if (event.key == " ") current.click();
+  else if (event.key in steps) tiles[tiles.indexOf(current) + steps[event.key]]?.focus();
+  else return;
+  event.preventDefault();  // no scrolling
+};
+onkeyup = onblur = () => { document.body.className = ""; };
+views.forEach(view => menu.append(new Option(view.dataset.title)));
+menu.hidden = views.length == 1;
+document.querySelector("h1").textContent = document.title;
+show();
+</script>"""
+
+
+def overlay(image, outlines, scale=None):
+    """Draw outlines (mask (H, W) or (C, H, W) bool, color) on an image (H, W), enlarged -> RGB."""
+    height, width = image.shape
+    scale = scale or max(1, 256 // height)
+    size = (width * scale, height * scale)
+    pixels = np.array(Image.fromarray(image).resize(size, Image.BILINEAR).convert("RGB"))
+    for masks, color in outlines:
+        for mask in masks.reshape(-1, height, width):  # one by one: touching classes keep edges
+            # Bilinear and cut at one half: smoother than nearest, and a single pixel survives.
+            large = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.BILINEAR)
+            large = np.asarray(large) > 127
+            pixels[large & ~data.erode(large, 1)] = color
+    return Image.fromarray(pixels)
+
+
+def data_url(image, kind, **options):
+    """Write a Pillow image as a URL that contains it; kind: png or jpeg."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def suspects_views(rows, classes):
+    """List what the page shows: {title: up to WORST pairs (index of a row, index of a class)}."""
+    stands_out = [row.get("stands_out", classes[0]) for row in rows[:WORST]]
+    views = {"the class that stands out": [(i, classes.index(c)) for i, c in enumerate(stands_out)]}
+    if len(classes) > 1:
+        for c, name in enumerate(classes):
+            order = sorted(range(len(rows)), key=lambda i: -rows[i][f"loss_{name}"])
+            views[f"{name}, by its own loss"] = [(i, c) for i in order[:WORST]]
+    return views
+
+
+def suspects_figure(row, name, url):
+    """Write a label as HTML: its image, over it the outlines of the class `name` at `url`."""
+    caption = f"score {row['score']:.2f}, loss {row['loss']:.2f}"
+    if "stands_out" in row:  # there are several classes
+        caption += f"\n{name} {row[f'loss_{name}']:.2f}"
+        if row["stands_out"] == name:
+            caption += ", stands out"
+    known = [str(row[column]) for column in ("split", "operation", "pixels") if row.get(column)]
+    caption += "\n" + " ".join(known)
+    return (f'<figure tabindex="0"><div class="i{row["place"]}"><img src="{url}"></div>'
+            f'<b>{row["place"]}. <span>{html.escape(row["name"])}</span></b>\n'
+            f"{html.escape(caption)}</figure>\n")
+
+
+def write_page(path, unet, rows, parts):
+    """Write suspects.html of the rows, the worst first, whose labels are in the Cases `parts`."""
+    classes = parts[0].classes
+    views = suspects_views(rows, classes)
+    shown = sorted({i for tiles in views.values() for i, _ in tiles})
+    where = {name: (cases, k) for cases in parts for k, name in enumerate(cases.names)}
+    found = {i: where[rows[i]["name"]] for i in shown}
+    images = np.stack([cases.images[k] for cases, k in found.values()])
+    predictions = dict(zip(shown, predict(unet, torch.from_numpy(images)).cpu().numpy()))
+    content = f"<title>Suspects of {html.escape(path.resolve().parent.name)}</title>\n"
+    for view, tiles in views.items():
+        content += f'<main data-title="{html.escape(view)}">\n'
+        for i, c in tiles:
+            cases, k = found[i]  # of which clean labels are the labels if nobody knows them
+            outlines = overlay(np.zeros_like(images[0]), [
+                (cases.clean[k, c], RED), (predictions[i][c], SKY), (cases.labels[k, c], YELLOW)])
+            url = data_url(outlines, "png", transparency=(0, 0, 0))
+            content += suspects_figure(rows[i], classes[c], url)
+        content += "</main>\n"
+    for side in (256, 192, 128, 96, 64):  # of the images: smaller until the page is small enough
+        rules = ""
+        for i, image in zip(shown, data.resize(images, min(side, len(images[0])))):
+            url = data_url(Image.fromarray(image), "jpeg", quality=85)
+            rules += f".i{rows[i]['place']} {{ background-image: url({url}); }}\n"
+        if len(content) + len(rules) < PAGE_BYTES:
+            break
+    page = PAGE.replace("HIDDEN", "" if parts[0].known else "hidden")
+    page = page.replace("CONTENT", f"{content}<style>\n{rules}</style>")
+    write_file(path, page.encode(errors="xmlcharrefreplace"))
 
 
 # ----------------------------------------------------------------------------------- the scripts
@@ -403,7 +543,7 @@ def evaluate_folder(run, options, out, device):
         metrics = dice_metrics(unet, cases)
         write_json(out / "metrics.json", metrics)
         write_csv(out / "suspects.csv", rows)
-        write_page(out, unet, rows, (cases,))
+        write_page(out / "suspects.html", unet, rows, [cases])
         print_dice(metrics, cases.known)
 
 

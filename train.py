@@ -263,7 +263,7 @@ def train(arguments):
         print(f"{out / 'suspects.csv'} is kept as it is")
     else:
         evaluation.write_csv(out / "suspects.csv", rows)
-    evaluation.write_page(out, unet, rows, (training, test))
+    evaluation.write_page(out / "suspects.html", unet, rows, [training, test])
     print(f"look at the worst labels in {out / 'suspects.html'}: mark the bad ones, save the list, "
           "leave them out with --exclude")
 

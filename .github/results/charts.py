@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import data  # noqa: E402
 import eval as evaluation  # noqa: E402
+from eval import RED, SKY, YELLOW, overlay  # noqa: E402, F401
 
 # Okabe and Ito's palette: its colors stay distinct under the common kinds of color blindness.
 BLUE, RUST, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
-ORANGE, SKY, GRAY = (230, 159, 0), (86, 180, 233), (120, 120, 120)
-RED, YELLOW, PINK, TEXT = (255, 48, 48), (255, 215, 0), (255, 90, 230), (40, 40, 40)
+ORANGE, GRAY, TEXT = (230, 159, 0), (120, 120, 120), (40, 40, 40)
 COLORS = (BLUE, RUST, GREEN, PURPLE, ORANGE, SKY, GRAY)  # of curves and dots
 KINDS = ("clean", *data.DAMAGE, "given")  # what a label may be, in the order of COLORS
 
@@ -97,21 +97,6 @@ def chart(title, series, x_label, y_label, size=(640, 400), y_range=(0, 1), mark
             draw.line(points.ravel().tolist(), one.color, 5, joint="curve")
     draw_legend(draw, [one[:2] for one in series], right + 40, top + 14, 28)
     return canvas.resize(size, Image.LANCZOS)
-
-
-def overlay(image, outlines, scale=None):
-    """Draw outlines (mask (H, W) or (C, H, W) bool, color) on an image (H, W), enlarged -> RGB."""
-    height, width = image.shape
-    scale = scale or max(1, 256 // height)
-    size = (width * scale, height * scale)
-    pixels = np.array(Image.fromarray(image).resize(size, Image.BILINEAR).convert("RGB"))
-    for masks, color in outlines:
-        for mask in masks.reshape(-1, height, width):  # one by one: touching classes keep edges
-            # Bilinear and cut at one half: smoother than nearest, and a single pixel survives.
-            large = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.BILINEAR)
-            large = np.asarray(large) > 127
-            pixels[large & ~data.erode(large, 1)] = color
-    return Image.fromarray(pixels)
 
 
 def grid(tiles, captions=(), columns=4, legend=()):

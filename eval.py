@@ -119,11 +119,6 @@ def load_networks(run, device="cpu"):
     return unet.eval(), qam.eval(), settings
 
 
-def device_of(network):
-    """Return the device of a network's parameters."""
-    return next(network.parameters()).device
-
-
 @torch.no_grad()
 def predict(unet, images):
     """Predict masks: images (N, S, S) uint8 -> bool (N, classes, S, S) on the network's device.
@@ -131,8 +126,8 @@ def predict(unet, images):
     `data.read_images` makes such images from files, at the size of the training.
     """
     unet.eval()
-    masks = []
-    for chunk in data.progress(images.to(device_of(unet)).split(CHUNK), "predicting"):
+    images, masks = images.to(next(unet.parameters()).device), []
+    for chunk in data.progress(images.split(CHUNK), "predicting"):
         masks.append(unet(pal.standardize(chunk[:, None])) > 0)  # probability above one half
     return torch.cat(masks)
 
@@ -148,7 +143,8 @@ def score_labels(unet, qam, images, labels):
     """Return raw scores, losses, softmin qualities (N,), and losses per class (classes, N)."""
     unet.eval()
     qam.eval()  # with its running statistics a score depends on no other label
-    images, labels = images.to(device_of(unet)), labels.to(device_of(unet))
+    device = next(unet.parameters()).device
+    images, labels = images.to(device), labels.to(device)
     pairs, columns = list(zip(images.split(CHUNK), labels.split(CHUNK))), []
     for image, label in data.progress(pairs, "scoring labels"):
         inputs = pal.standardize(image[:, None])

@@ -425,11 +425,11 @@ def resume(out, digest, parts):
 
 def commit():
     """Return the commit of this file's clone, with "+" if files were changed; None elsewhere."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12",
-               "--exclude=*", "--dirty=+"]
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        return done.stdout.strip() or None
+    except OSError:  # no git
         return None
 
 

@@ -31,6 +31,10 @@ JSRT_MASKS = ("lungs=scratch/*/masks/* lung/{}.gif", "heart=scratch/*/masks/hear
               "clavicles=scratch/*/masks/* clavicle/{}.gif")
 
 SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM")  # others lose bits unseen
+ENDING = r"(?i:\.(?:png|jpe?g|jfif|tiff?|gif|bmp|webp|p[gpbn]m|img))"  # what a final .* means
+NEAR = 0.99  # images whose 32 x 32 reductions correlate more are called nearly identical
+VIDEO = r"^.*?(?=\d*\.\w+$)"  # a path without the number of a frame, for --group
 COLOR = 1 << 24  # a color in a mask counts as the number COLOR + 0xRRGGBB
 Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
@@ -45,6 +49,7 @@ class Options(NamedTuple):
     images: str = None        # a pattern; .github/DATA.md describes them all
     masks: list = None        # patterns
     skip_unpaired: bool = False
+    missing_empty: bool = False  # no mask file means: the image has none of the class
     clean: list = None        # patterns of redrawn labels, to measure with
     group: str = None         # a regular expression: the same match is never split
     exclude: str = None       # a file of names
@@ -121,29 +126,6 @@ def erode(mask, n):
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
-def shift(masks, n, rng):
-    """Move masks (classes, H, W) together, circularly, by n pixels in a random direction."""
-    angle = rng.uniform(0, 2 * np.pi)
-    return np.roll(masks, (round(n * np.sin(angle)), round(n * np.cos(angle))), axis=(-2, -1))
-
-
-def omit(masks, rng):
-    """Leave out one class of masks (classes, H, W), at random."""
-    left_out = masks.copy()
-    left_out[rng.integers(len(masks))] = False
-    return left_out
-
-
-def swap(labels, i, rng):
-    """Return the masks (classes, H, W) of another image than i, at random; labels (N, ...)."""
-    if len(labels) < 2:
-        raise BadInput("--noise-kind swap: one image has no other to take masks from; add images")
-    other = rng.integers(len(labels) - 1)
-    if other >= i:
-        other += 1
-    return labels[other]
-
-
 DAMAGE = ("erode", "dilate", "shift", "omit", "swap")  # the paper's are the first two
 
 
@@ -155,25 +137,31 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     """
     rng = np.random.default_rng(seed)
     kinds = kind.split("-")
+    if "swap" in kinds and len(labels) < 2:
+        raise BadInput("--noise-kind swap: one image has no other to take masks from; add images")
     noisy = labels.copy()
     operation = [""] * len(labels)
     pixels = np.zeros(len(labels), dtype=int)
     for i in rng.permutation(len(labels))[:round(noise * len(labels))]:
         operation[i] = kinds[rng.integers(len(kinds))]
         n = rng.integers(band[0], band[1] + 1)
-        if operation[i] == "omit":
-            noisy[i] = omit(labels[i], rng)
-            continue
-        if operation[i] == "swap":
-            noisy[i] = swap(labels, i, rng)
-            continue
-        pixels[i] = n
+        if operation[i] not in ("omit", "swap"):
+            pixels[i] = n
         if operation[i] == "erode":
             noisy[i] = erode(labels[i], n)
         elif operation[i] == "dilate":
             noisy[i] = dilate(labels[i], n)
-        else:
-            noisy[i] = shift(labels[i], n, rng)
+        elif operation[i] == "shift":  # circularly, in a random direction
+            angle = rng.uniform(0, 2 * np.pi)
+            move = round(n * np.sin(angle)), round(n * np.cos(angle))
+            noisy[i] = np.roll(labels[i], move, axis=(-2, -1))
+        elif operation[i] == "omit":  # one class
+            noisy[i, rng.integers(labels.shape[1])] = False
+        else:  # swap: the masks of another image
+            other = rng.integers(len(labels) - 1)
+            if other >= i:
+                other += 1
+            noisy[i] = labels[other]
     return noisy, operation, pixels
 
 
@@ -193,33 +181,35 @@ def resize(images, size):
     return resized.reshape(*images.shape[:-2], size, size)
 
 
-def split(names, seed, group=None):
+def split(paths, seed, group=None):
     """Split at random, 165 of 247 for training as in the paper: two index arrays.
 
-    Names in which the regular expression `group` matches the same text stay on one side.
+    Paths in which the regular expression `group` matches the same text stay on one side.
     """
-    groups = list(range(len(names)))
+    group_of = list(range(len(paths)))
     if group is not None:
         try:
-            matches = [re.search(group, name) for name in names]
+            matches = [re.search(group, path) for path in paths]
         except re.error as error:
             raise BadInput(f"--group {group}: no regular expression ({error})") from None
         if None in matches:
-            raise BadInput(f"--group {group}: must match in {names[matches.index(None)]}, too")
-        groups = [match[0] for match in matches]
-    known = sorted(set(groups))
-    if len(known) < 3:
-        raise BadInput(f"{len(known)} cases or groups: {listed(known)}; a split needs three")
-    order = np.random.default_rng((seed, 0)).permutation(len(known))
-    chosen = [known[i] for i in order[:round(len(known) * 165 / 247)]]
-    training = np.isin(groups, chosen)
-    return np.flatnonzero(training), np.flatnonzero(~training)
+            raise BadInput(f"--group {group}: must match in {paths[matches.index(None)]}, too")
+        group_of = [match[0] for match in matches]
+    groups = sorted(set(group_of))
+    if len(groups) < 3:
+        raise BadInput(f"{len(groups)} cases or groups: {listed(groups)}; a split needs three")
+    order = np.random.default_rng((seed, 0)).permutation(len(groups))
+    chosen = [groups[i] for i in order[:round(len(groups) * 165 / 247)]]
+    if group is not None:
+        print(f"--group: {len(groups)} groups, {len(chosen)} of them for training")
+    in_training = np.isin(group_of, chosen)
+    return np.flatnonzero(in_training), np.flatnonzero(~in_training)
 
 
 # ----------------------------------------------------------- folders: from patterns to cases
 
 class Pattern(NamedTuple):
-    """[CLASS=]PATH[=VALUE] as typed, and its three parts; value is None if there is none."""
+    """[CLASS=]PATH[=VALUE] as typed, and its three parts; value is "" if there is none."""
     text: str
     path: str
     name: str
@@ -230,10 +220,10 @@ class Found(NamedTuple):
     """The cases of a folder, paired by name; their files are not read yet."""
     root: str
     classes: tuple
-    names: list  # N
-    paths: list  # N paths of the images below root
-    masks: dict  # {Pattern: {name: [paths]}}; empty for phantoms
-    clean: dict  # the same for --clean, where names may be missing
+    names: list        # N
+    paths: list        # N paths of the images below root
+    mask_files: dict   # {Pattern: {name: [paths]}}; empty for phantoms
+    clean_files: dict  # the same for --clean, where names may be missing
 
 
 def listed(items, spell=str):
@@ -243,142 +233,181 @@ def listed(items, spell=str):
     return text if len(items) <= 10 else f"{text} and {len(items) - 10} more"
 
 
+def nfc(text):
+    """Return a text with one kind of accents: file systems differ in how they store them."""
+    return unicodedata.normalize("NFC", text)
+
+
 def parse_pattern(text, name="foreground"):
     """Return a text as a Pattern; `name` is its class if it has no CLASS=."""
     value = r"#[0-9a-fA-F]{6}|\d+(?:-\d*)?"
-    parts = re.fullmatch(rf"(?:([^={{]+)=)?(.*\{{\}}[^=]*)(?:=({value}))?", text.replace("\\", "/"))
+    parts = re.fullmatch(rf"(?:([^={{/]+)=)?(.*{{}}[^=]*)(?:=({value}))?", text.replace("\\", "/"))
     if not parts:
         raise BadInput(f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"; '
                        "=VALUE is a number (=85), a range (=43-199, =1-) or a color (=#804080)")
-    return Pattern(text, Path(parts[2]).as_posix(), (parts[1] or name).strip(), parts[3])
+    return Pattern(text, Path(parts[2]).as_posix(), (parts[1] or name).strip(), parts[3] or "")
 
 
-def value_range(value):
-    """Return the lowest and the highest number of =VALUE: "85" is 85 to 85, "1-" is 1 to inf."""
-    if value.startswith("#"):
-        low = high = color_numbers(np.array(list(bytes.fromhex(value[1:]))))
-    else:
-        low, dash, high = value.partition("-")
-        high = high if dash else low
-    return int(low), int(high) if high else math.inf
-
-
-def list_files(root, pattern):
-    """List what lies in the folders of a pattern, as paths below root; no hidden files."""
-    folders = os.path.dirname(pattern.path).replace("{}", "*")
-    paths = glob.glob(os.path.join(folders, "*"), root_dir=root)
-    return sorted(path.replace(os.sep, "/") for path in paths)
-
-
-def match_files(root, pattern, taken):
-    """Return {name of a case in NFC: [paths]} of files that fit a pattern and are not `taken`."""
-    text = re.sub(r"\\\.\\\*$", r"\.[^./]+", re.escape(pattern.path))  # a final .* is any ending
-    text = text.replace(r"\{\}", "(?P<case>[^/]+?)", 1).replace(r"\{\}", "(?P=case)")
-    text = text.replace(r"\*", "[^/]*")
-    shortest = re.compile(text, re.IGNORECASE)
-    longest = re.compile(text.replace("+?", "+").replace("*", "*?"), re.IGNORECASE)
-    files, cases = list_files(root, pattern), {}
-    for file in files:
-        if file in taken or not shortest.fullmatch(file):
+def list_files(root, path=""):
+    """List the files below root, or those in a folder outside if the path begins with it."""
+    outside = re.match(r"(?:/|\.\./|\w:/)[^{*]*(?=/)", path)
+    top = outside[0] + "/" if outside else ""
+    files = []
+    for name in glob.glob("**/*", root_dir=os.path.join(root, top), recursive=True):
+        file = top + name.replace(os.sep, "/")
+        if os.path.isdir(os.path.join(root, file)):
             continue
-        name, other = shortest.fullmatch(file)["case"], longest.fullmatch(file)["case"]
-        if name != other:
-            raise BadInput(f"{root}: {pattern.text} finds two names in {file}: {name} and {other}; "
-                           "write more of the name into the pattern")
-        cases.setdefault(unicodedata.normalize("NFC", name), []).append(file)
+        if not os.path.exists(os.path.join(root, file)) or re.search("[\ud800-\udfff\n]", file):
+            raise BadInput(f"{root}: {ascii(file)} is a broken link, or its name is no UTF-8; "
+                           "correct or remove it")
+        files.append(file)
+    return sorted(files)
+
+
+def match_files(root, pattern, owners):
+    """Return {name of a case: [paths]} of the files that fit a pattern.
+
+    owners: {path: the pattern that it belongs to}, whose files are not taken again.
+    """
+    folder, slash, file = nfc(pattern.path).removesuffix(".*").rpartition("/")
+    text = f"{re.escape(folder + slash)}(?i:{re.escape(file)})"  # cases of letters in files only
+    for wildcard, group in ((r"\{\*\}", "folder"), (r"\{\}", "case")):
+        text = text.replace(wildcard, f"(?P<{group}>[^/]+?)", 1).replace(wildcard, f"(?P={group})")
+    text = text.replace(r"\*", "[^/]*")
+    if pattern.path.endswith(".*"):
+        text += ENDING
+    shortest = re.compile(text)
+    longest = re.compile(text.replace("+?", "+").replace("]*", "]*?"))
+    cases, others = {}, set()
+    for path in list_files(root, pattern.path):
+        match = shortest.fullmatch(nfc(path))
+        if match and path in owners:
+            others.add(owners[path].text)
+        elif match:
+            if match["case"] != longest.fullmatch(nfc(path))["case"]:
+                raise BadInput(f"{root}: {pattern.text} finds two names in {path}, such as "
+                               f"{match['case']}; write more of the name into the pattern")
+            cases.setdefault("/".join(match.groupdict().values()), []).append(path)
+    if others and not cases:
+        raise BadInput(f"{root}: {pattern.text} fits only files of {listed(others)}; correct one")
     if not cases:
-        raise BadInput(f"{root}: {pattern.text} fits no file; there are "
-                       f"{listed(files or os.listdir(root))}; see --images and --masks")
+        raise BadInput(f"{root}: {pattern.text} fits no file; there are {listed(list_files(root))};"
+                       " see --images and --masks (without --masks each folder is a class)")
     return cases
 
 
-def choose_patterns(root, images, masks, clean):
-    """Parse the patterns, or those of a folder for each class: classes, image, masks, clean."""
-    if not images:
-        folders = {path.name for path in Path(root).iterdir() if path.is_dir()}
-        others = {"images", *[Path(parse_pattern(text).path).parts[0] for text in clean]}
-        names = sorted(name for name in folders - others if name[0] != ".")
-        images, default = "images/{}.*", [f"{name}={name}/{{}}.*" for name in names]
-        if names == ["masks"]:
-            default = ["masks/{}.*"]
-        if folders >= {"All247images", "scratch"}:
-            images, default = JSRT_IMAGES, JSRT_MASKS
-        masks = masks or default
-    masks = [parse_pattern(text) for text in masks or []]
+def default_patterns(root, clean):
+    """Return the patterns of images/ and of a folder for each class, or those of JSRT."""
+    files = set(list_files(root))
+    for pattern in clean:  # what it fits makes no class
+        files.difference_update(*match_files(root, pattern, {}).values())
+    folders = {file.partition("/")[0] for file in files if "/" in file}
+    if folders >= {"All247images", "scratch"}:
+        return parse_pattern(JSRT_IMAGES), [parse_pattern(text) for text in JSRT_MASKS]
+    masks = [Pattern(f"{name}={name}/{{}}.*", f"{name}/{{}}.*", name, "")
+             for name in sorted(folders - {"images"})]
+    if len(masks) == 1 and masks[0].name == "masks":
+        masks = [parse_pattern("masks/{}.*")]
+    return parse_pattern("images/{}.*"), masks
+
+
+def choose_patterns(root, options):
+    """Return the classes, the pattern of the images, those of the masks and those of --clean."""
+    clean = [parse_pattern(text, "") for text in options.clean or []]
+    masks = [parse_pattern(text) for text in options.masks or []]
+    if options.images:
+        image = parse_pattern(options.images)
+    else:
+        image, default_masks = default_patterns(root, clean)
+        masks = masks or default_masks
     given = {pattern.name for pattern in masks}
     classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
-    only_class = classes[0] if len(classes) == 1 else ""
-    clean = [parse_pattern(text, only_class) for text in clean]
-    if any(name == "average" or re.search(r"^\.|/", name) for name in given):
-        raise BadInput(f"{root}: classes: {listed(given)}; none may be called average, begin with "
-                       "a dot, or contain a slash")
+    if len(classes) == 1:
+        clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
+    if any(name == "average" or name.startswith(".") for name in given):
+        raise BadInput(f"{root}: classes: {listed(given)}; none may be called average or .NAME")
     if not given >= {pattern.name for pattern in clean}:
         raise BadInput(f"{root}: classes: {listed(given)}; each pattern of --clean needs CLASS= of "
                        "one of them")
-    return classes, parse_pattern(images), masks, clean
+    return classes, image, masks, clean
 
 
 def find(options):
     """Find the cases of a folder, of "phantoms" or "phantoms:N"; no file is read yet: Found."""
-    _, images, masks, skip_unpaired, clean, *_ = options
     root = str(options.data)
     kind, _, count = root.partition(":")
     if kind == "phantoms":
         count = count or "247"
-        if images or masks or skip_unpaired or clean or not re.fullmatch(r"[1-9]\d{0,4}", count):
+        reading = (options.images, options.masks, options.clean, options.skip_unpaired,
+                   options.missing_empty)
+        if any(reading) or not re.fullmatch(r"[1-9]\d{0,4}", count):
             raise BadInput(f"{root}: write phantoms, or phantoms:N with N from 1 to 99999, without "
                            "options for reading folders")
         names = [f"phantom{i:05d}" for i in range(int(count))]
         return Found(kind, CLASSES, names, names, {}, {})
     if not os.path.isdir(root):
         raise BadInput(f"{root}: no such folder; write one, or phantoms, or phantoms:N")
-    classes, image, masks, clean = choose_patterns(root, images, masks, clean or [])
-    taken, found = set(), {}
-    for patterns in (clean, masks, [image]):  # a file counts for the first of them that it fits
+    classes, image, masks, clean = choose_patterns(root, options)
+    found, owners = {}, {}
+    for patterns in (clean, masks, [image]):  # a file belongs to the first of them that it fits
+        found.update({pattern: match_files(root, pattern, owners) for pattern in patterns})
         for pattern in patterns:
-            found[pattern] = match_files(root, pattern, taken)
-        for pattern in patterns:
-            taken.update(*found[pattern].values())
-    beside = set()
-    for pattern in found:
-        beside.update(list_files(root, pattern))
-    beside = [file for file in beside - taken if os.path.isfile(os.path.join(root, file))]
-    if beside:
-        print(f"{len(beside)} file(s) that fit no pattern: {listed(beside)}")
-    masks = {pattern: found[pattern] for pattern in masks}
-    clean = {pattern: found[pattern] for pattern in clean}
-    names = pair(root, found[image], masks, skip_unpaired)
+            for paths in found[pattern].values():
+                owners.update(dict.fromkeys(paths, pattern))
+    folders = tuple({path[:path.rfind("/") + 1] for path in owners})
+    others = {path for path in list_files(root) if path.startswith(folders)} - owners.keys()
+    if others:
+        print(f"{len(others)} file(s) that fit no pattern: {listed(others)}")
+    mask_files = {pattern: found[pattern] for pattern in masks}
+    clean_files = {pattern: found[pattern] for pattern in clean}
+    names = pair(root, found[image], mask_files, options)
     redrawn = {}  # {class: names}
-    for pattern, files in clean.items():
+    for pattern, files in clean_files.items():
         cases = set(files) & set(names)
         if not cases or cases != redrawn.setdefault(pattern.name, cases):
             raise BadInput(f"{root}: --clean {pattern.text} is there for {listed(files)}; these "
                            f"must be cases, the same in each pattern of {pattern.name}")
         print(f"--clean {pattern.text}: {len(cases)} of {len(names)} cases; the others are right")
-    return Found(root, classes, names, [found[image][name][0] for name in names], masks, clean)
+    paths = [found[image][name][0] for name in names]
+    return Found(root, classes, names, paths, mask_files, clean_files)
 
 
-def pair(root, images, masks, skip_unpaired):
+def pair(root, images, mask_files, options):
     """Return the names, sorted, that have one image and a mask for each pattern."""
     several = {name for name, files in images.items() if len(files) > 1}
     names, problems = set(images) - several, []
     if several:
         problems.append(f"{len(several)} case(s) with several images: {listed(several)}")
-    for pattern, files in masks.items():
+    for pattern, files in mask_files.items():
         missing, strangers = set(images) - set(files), set(files) - set(images)
+        if options.missing_empty and missing:
+            print(f"{len(missing)} empty mask(s) without {pattern.text}: {listed(missing)}")
+            missing = set()
         names -= missing
         if missing or strangers:
             problems.append(f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}, "
                             f"{len(strangers)} mask(s) without image: {listed(strangers)}")
-    if problems and not (skip_unpaired and names):
+    if problems and not (options.skip_unpaired and names):
         raise BadInput(f"{root}: {'; '.join(problems)}; correct --images and --masks (without them "
-                       "each folder is a class), or leave such files out with --skip-unpaired")
+                       "each folder is a class), leave such files out with --skip-unpaired, or say "
+                       "--missing-empty if no file means an empty mask")
     for problem in problems:
         print(f"left out: {problem}")
     return sorted(names, key=lambda name: (name.lower(), name))
 
 
 # ------------------------------------------------------------- folders: from files to arrays
+
+def is_misread(image, tile):
+    """Return whether Pillow loses bits, signs or colors; `tile` is how it decodes the file."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 bits, 339 signed, 262 inverted
+    is_signed = 2 in tags.get(339, ())
+    if image.mode[0] in "IF":  # grays of more than 8 bits
+        wraps = image.mode == "I" and not is_signed and image.getextrema()[0] < 0
+        return wraps or tags.get(262) == 0
+    is_deep = ";16" in tile or "ppm" in tile or max(tags.get(258, (8,))) > 8
+    return is_deep or is_signed or image.mode == "LAB"
+
 
 def open_image(path, notes):
     """Open an image file, turned as its EXIF tag says; refuse what Pillow cannot read whole.
@@ -390,9 +419,8 @@ def open_image(path, notes):
             raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
             return Image.fromarray(((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8))
         # BytesIO: Pillow garbles gray TIFFs with a rotation tag if it opens them by path.
-        with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
-            pages = getattr(image, "n_frames", 1)
-            is_deep = ";16" in str(image.tile)
+        with Image.open(io.BytesIO(Path(path).read_bytes()), formats=FORMATS) as image:
+            pages, tile = getattr(image, "n_frames", 1), str(image.tile)
             is_turned = image.getexif().get(0x0112, 1) in range(2, 9)  # the tag of a rotation
             image.load()
             image.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
@@ -402,8 +430,8 @@ def open_image(path, notes):
         raise BadInput(f"{path}: cannot be read as an image ({reason}); replace by PNG") from None
     if pages > 1 and image.format != "MPO":  # phones put a second view into a JPEG
         raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
-    if is_deep and image.mode in ("RGB", "RGBA", "LA"):
-        raise BadInput(f"{path}: colors of 16 bits, of which Pillow keeps 8; save it with 8 bits")
+    if is_misread(image, tile):
+        raise BadInput(f"{path}: bits, signs or colors that Pillow loses; save as PNG of 8 bits")
     if is_turned:
         notes["file(s) turned as their EXIF tag says; if masks were drawn on unturned pixels, "
               "strip the tag"] += 1
@@ -428,58 +456,85 @@ def read_image(path, notes):
         raise BadInput(f"{path}: constant once converted to gray, or with NaN; replace it")
     if gray.dtype == np.uint8:
         return gray
-    inner = gray[(gray > low) & (gray < high)]  # without padding and hot pixels
-    if inner.size:
-        low, high = np.quantile(inner, (0.001, 0.999))
+    if len(np.unique(gray)) > 64:  # the lowest and the highest may be padding and hot pixels
+        low, high = np.quantile(gray[(gray > low) & (gray < high)], (0.001, 0.999))
     scaled = (gray.astype(np.float64) - low) / max(float(high) - float(low), 1e-12)
     return (255 * scaled.clip(0, 1)).astype(np.uint8)
 
 
 def color_numbers(colors):
     """Return numbers (...) of colors (..., 3): grays as they are, others as COLOR + 0xRRGGBB."""
-    is_gray = (colors == colors[..., :1]).all(axis=-1)
-    return np.where(is_gray, colors[..., 0], COLOR + colors @ [1 << 16, 1 << 8, 1])
+    red, green, blue = np.moveaxis(np.asarray(colors, dtype=np.int32), -1, 0)
+    is_gray = (red == green) & (red == blue)
+    return np.where(is_gray, red, COLOR + (red << 16) + (green << 8) + blue)
 
 
 def spell(number):
     """Return a number of a mask as text, a color as #RRGGBB."""
-    return f"#{int(number) - COLOR:06x}" if number >= COLOR else f"{number:g}"
+    return f"#{number - COLOR:06x}" if number >= COLOR else str(number)
 
 
-def read_mask(path, pattern, seen, notes):
-    """Read a mask file as bool (H, W); add its values to `seen`, those of its pattern so far."""
-    image, value = open_image(path, notes), pattern.value or ""
-    if image.format in ("JPEG", "MPO", "WEBP"):
-        if "-" not in value or 0 < value_range(value)[0] < 32:
+def select(numbers, value):
+    """Return which numbers (H, W) of a mask belong to =VALUE; a range is one of brightness."""
+    low, is_range, high = value.partition("-")
+    if not value:
+        return numbers != 0
+    if value.startswith("#"):
+        return numbers == color_numbers(list(bytes.fromhex(value[1:])))
+    if not is_range:
+        return numbers == int(low)
+    brightest = np.maximum(np.maximum(numbers >> 16 & 255, numbers >> 8 & 255), numbers & 255)
+    numbers = np.where(numbers < COLOR, numbers, brightest)
+    return (numbers >= int(low)) & (numbers <= int(high or COLOR))
+
+
+def read_mask(path, patterns, seen, notes):
+    """Read a mask file once: a bool (H, W) for each of its patterns; add its values to `seen`."""
+    image = open_image(path, notes)
+    numbers = to_array(image)
+    if numbers.ndim == 3:
+        numbers = color_numbers(numbers)
+    elif not ((numbers >= 0) & (numbers < COLOR) & (numbers == np.round(numbers))).all():
+        raise BadInput(f"{path}: values other than whole numbers from 0 to {COLOR - 1}; save it "
+                       "with 0 to 255")
+    if "A" in image.getbands() or "transparency" in image.info:
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        if len(np.unique(alpha[alpha > 0])) > 1:
+            raise BadInput(f"{path}: half-transparent pixels; save the mask without transparency")
+        numbers = np.where(alpha > 0, numbers, 0)
+    numbers = numbers.astype(np.int32)
+    values = np.unique(numbers).tolist()
+    palette = np.reshape(image.getpalette() or [], (-1, 3))
+    has_indices = image.mode == "P" and (palette != palette[:, :1]).any()
+    masks = []
+    for pattern in patterns:
+        low, is_range, _ = pattern.value.partition("-")
+        if image.format in ("JPEG", "MPO", "WEBP") and (not is_range or 0 < int(low) < 32):
             raise BadInput(f"{path}: JPEG and WebP blur the values of a mask; end the pattern with "
                            "=128- (the bright half) or =0-127 (the dark half)")
-        image = image.convert("L")
-    palette = np.reshape(image.getpalette() or [], (-1, 3))
-    if image.mode == "P" and value[:1].isdecimal() and (palette != palette[:, :1]).any():
-        numbers = np.asarray(image)  # indices
-    else:
-        numbers = to_array(image)
-    if numbers.ndim == 3:  # a range is one of brightness
-        numbers = numbers.max(axis=-1) if "-" in value else color_numbers(numbers)
-    if "A" in image.getbands() or "transparency" in image.info:
-        numbers = np.where(np.asarray(image.convert("RGBA"))[..., 3] == 0, 0, numbers)
-    seen.update(np.unique(numbers).tolist())
-    if value:
-        low, high = value_range(value)
-        return (numbers >= low) & (numbers <= high)
-    if len(seen - {0}) > 1:
-        raise BadInput(f"{path}: values {listed(seen, spell)} in {pattern.text}, not 0 and one "
-                       "other; end it with =1- (all but 0), =128- (soft edges) or one =VALUE")
-    return numbers != 0
+        if has_indices and not is_range and low.isdecimal() and int(low) in range(1, len(palette)):
+            color = bytes(palette[int(low)].tolist()).hex()
+            raise BadInput(f"{path}: its palette makes {low} a color; write =#{color} in place of "
+                           f"={low}, since palettes differ")
+        seen[pattern].update(values)
+        if not pattern.value and len(seen[pattern] - {0}) > 1:
+            half = (max(255, *(number for number in seen[pattern] if number < COLOR)) + 1) // 2
+            raise BadInput(f"{path}: values {listed(seen[pattern], spell)} in {pattern.text}, not "
+                           f"0 and one other; end it with =1- (all but 0), ={half}- (soft edges) "
+                           "or one =VALUE")
+        masks.append(select(numbers, pattern.value))
+    return masks
 
 
-def read_masks(root, matches, name, shape, seen, notes):
-    """Return {class: bool (H, W)} of a case: the union of its files."""
-    united = {}
-    for pattern, cases in matches.items():
-        for file in cases.get(name, []):
-            path = os.path.join(root, file)
-            mask = read_mask(path, pattern, seen[pattern], notes)
+def read_masks(root, files_of, name, shape, seen, notes):
+    """Return {class: bool (H, W)} of a case: the union of the files of each class."""
+    patterns_of, united = {}, {}
+    for pattern, files in files_of.items():
+        for file in files.get(name, []):
+            patterns_of.setdefault(file, []).append(pattern)
+    for file, patterns in patterns_of.items():
+        path = os.path.join(root, file)
+        for pattern, mask in zip(patterns, read_mask(path, patterns, seen, notes)):
             stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
             before = united.get(pattern.name, mask)
             if abs(stretch - 1) > 0.01 or before.shape != mask.shape:
@@ -489,62 +544,65 @@ def read_masks(root, matches, name, shape, seen, notes):
     return united
 
 
-def read_cases(found):
-    """Read the files of a folder and print a summary, or draw the phantoms: Cases at GRID."""
+def read_cases(found, size):
+    """Read the files of a folder and print a summary, or draw phantoms: Cases at GRID.
+
+    Masks that would be empty at size x size, though their files are not, are counted.
+    """
     root, classes, names, paths = found.root, found.classes, found.names, found.paths
-    untouched = np.zeros(len(names), dtype=int)
+    operation, pixels = [""] * len(names), np.zeros(len(names), dtype=int)
     if root == "phantoms":
-        images, masks = phantoms(len(names))
-        return Cases(classes, names, images, masks, masks, [""] * len(names), untouched, True,
-                     [(GRID, GRID)] * len(names), paths)
+        images, labels = phantoms(len(names))
+        shapes = [(GRID, GRID)] * len(names)
+        return Cases(classes, names, images, labels, labels, operation, pixels, True, shapes, paths)
     images = np.empty((len(names), GRID, GRID), dtype=np.uint8)
     labels = np.empty((len(names), len(classes), GRID, GRID), dtype=bool)
-    clean = labels.copy() if found.clean else labels
+    clean = labels.copy() if found.clean_files else labels
     shapes, notes = [], Counter()
-    seen = {pattern: set() for pattern in [*found.masks, *found.clean]}
+    seen = {pattern: set() for pattern in [*found.mask_files, *found.clean_files]}
     for i, name in enumerate(progress(names, "reading cases")):
         image = read_image(os.path.join(root, paths[i]), notes)
         images[i] = resize(image, GRID)
         shapes.append(image.shape)
-        masks = read_masks(root, found.masks, name, image.shape, seen, notes)
-        redrawn = read_masks(root, found.clean, name, image.shape, seen, notes)
+        masks = read_masks(root, found.mask_files, name, image.shape, seen, notes)
+        redrawn = read_masks(root, found.clean_files, name, image.shape, seen, notes)
         for c, class_name in enumerate(classes):
-            labels[i, c] = resize(masks[class_name], GRID)
-            if found.clean:
-                clean[i, c] = resize(redrawn.get(class_name, masks[class_name]), GRID)
+            mask = masks.get(class_name, np.zeros_like(image, dtype=bool))  # --missing-empty
+            labels[i, c] = resize(mask, GRID)
+            if mask.any() and not resize(labels[i, c], size).any():
+                notes[f"mask(s) of {class_name} too small to be seen at --size {size}, thus empty: "
+                      "tile the images, or raise --size"] += 1
+            if found.clean_files:
+                clean[i, c] = resize(redrawn.get(class_name, mask), GRID)
+                total = labels[i, c].sum() + clean[i, c].sum()
+                if 2 * (labels[i, c] & clean[i, c]).sum() < CLEAN_DICE * total:
+                    operation[i] = "given"
     print_summary(found, shapes, labels, seen)
     for note, count in notes.items():
         print(f"  {count} {note}")
-    operation = [""] * len(names)
     if not classes:
         labels = clean = None
-    elif found.clean:
-        operation = ["given" if is_redrawn(*masks) else "" for masks in zip(labels, clean)]
-    return Cases(classes, names, images, labels, clean, operation, untouched, bool(found.clean),
-                 shapes, paths)
-
-
-def is_redrawn(label, clean):
-    """Return whether the Dice of two labels (classes, H, W) is below CLEAN_DICE in some class."""
-    total = label.sum(axis=(1, 2)) + clean.sum(axis=(1, 2))
-    common = (label & clean).sum(axis=(1, 2))
-    return bool((2 * common[total > 0] / total[total > 0] < CLEAN_DICE).any())
+    known = bool(found.clean_files)
+    return Cases(classes, names, images, labels, clean, operation, pixels, known, shapes, paths)
 
 
 def print_summary(found, shapes, labels, seen):
     """Print what was read, a line for each pattern and class; refuse masks that seem inverted."""
     print(f"{found.root}: {len(shapes)} cases, height and width {min(shapes)} to {max(shapes)}")
     print(f"  image: {found.paths[0]}")
-    for pattern, cases in [*found.masks.items(), *found.clean.items()]:
-        example = next(cases[name][0] for name in found.names if name in cases)
-        print(f"  {pattern.text}: values {listed(seen[pattern], spell)}, as in {example}")
+    for pattern, files in [*found.mask_files.items(), *found.clean_files.items()]:
+        of_cases = [files[name] for name in found.names if name in files]
+        counts = sorted(len(paths) for paths in of_cases)
+        united = f"; {counts[0]} to {counts[-1]} files a case, united" if counts[-1] > 1 else ""
+        print(f"  {pattern.text}: values {listed(seen[pattern], spell)}, as in "
+              f"{of_cases[0][0]}{united}")
     for c, name in enumerate(found.classes):
         masks = labels[:, c]
         empty = (~masks.any(axis=(1, 2))).sum()
         print(f"  {name}: {masks.mean():.1%} of the pixels, {empty} empty masks")
         border = np.mean([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]])
-        texts = [pattern.text for pattern in found.masks
-                 if pattern.name == name and pattern.value is None]
+        texts = [pattern.text for pattern in found.mask_files
+                 if pattern.name == name and not pattern.value]
         if texts and masks.mean() > 0.5 and border > 0.8:  # background usually touches the border
             raise BadInput(f"{found.root}: masks of {name} seem inverted, the border is foreground;"
                            f" write {texts[0]}=0 if they are, =1- if they are not")
@@ -559,6 +617,7 @@ def add_options(parser):
     add("--images", metavar="PATTERN", help='such as "imgs/{}.jpg"; see .github/DATA.md')
     add("--masks", nargs="+", metavar="PATTERN", help='[CLASS=]PATH[=VALUE]; {} is the case')
     add("--skip-unpaired", action="store_true", help="leave out files without a partner")
+    add("--missing-empty", action="store_true", help="no mask file means an empty mask")
 
 
 def read_images(paths, size):
@@ -571,7 +630,7 @@ def read_images(paths, size):
 
 def read(options):
     """Read all cases of a folder, or draw phantoms: Cases at options.size, not split, no noise."""
-    return resized(read_cases(find(options)), options.size)
+    return resized(read_cases(find(options), options.size), options.size)
 
 
 def resized(cases, size):
@@ -598,7 +657,7 @@ def load(options):
 
     Test labels get noise too; Dice uses their `clean`.
     """
-    root, has_own_test = options.data, bool(options.test_images)
+    root, size, has_own_test = options.data, options.size, bool(options.test_images)
     if has_own_test != bool(options.test_masks) or (has_own_test and options.group):
         raise BadInput("--test-images and --test-masks go together, and not with --group")
     found = test_found = find(options)
@@ -616,50 +675,94 @@ def load(options):
         raise BadInput(f"{root}: masks of {listed(found.classes)}, test masks of "
                        f"{listed(test_found.classes)}; name the same classes in --masks")
     if options.exclude:
-        training = exclude_cases(options.exclude, found.names, training, test_names)
-
-    cases = test_cases = read_cases(found)
+        training, test = exclude_cases(options.exclude, found.names, training, test_names, test)
+    cases = test_cases = read_cases(found, size)
     if has_own_test:
-        test_cases = read_cases(test_found)._replace(names=test_names, known=cases.known)
+        test_cases = read_cases(test_found, size)._replace(names=test_names, known=cases.known)
+    labels = resize(cases.labels[training], size)
     for c, name in enumerate(cases.classes):
-        if np.isin(cases.labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
-            raise BadInput(f"{root}: every mask of {name} is empty or full; correct the masks, or "
-                           "their =VALUE by the values printed above")
-    print_split(cases, training, test_cases, test)
-    return (resized(damaged(cases, training, options, 1), options.size),
-            resized(damaged(test_cases, test, options, 2), options.size))
+        if np.isin(labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
+            raise BadInput(f"{root}: every training mask of {name} is empty or full at --size "
+                           f"{size}; see the summary: correct masks or =VALUE (transparent pixels "
+                           "are background), add images, tile them, or raise --size")
+    if found.root != "phantoms":
+        print_split(cases, training, test_cases, test, options.group)
+    return (resized(damaged(cases, training, options, 1), size),
+            resized(damaged(test_cases, test, options, 2), size))
 
 
-def exclude_cases(path, names, training, test_names):
-    """Return the training indices without the names in a file: one a line, or a suspects.csv."""
-    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    if "name" in lines[:1] or ",name," in f",{''.join(lines[:1])},":
-        lines = [row["name"] or "" for row in csv.DictReader(lines)]
-    excluded = {unicodedata.normalize("NFC", line.strip()) for line in lines} - {""}
-    unknown = excluded - {*names, *test_names}
+def read_names(path, known):
+    """Return the names in a file: the lines of a text, or the column `name` of a CSV."""
+    content = Path(path).read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    lines = nfc(content.decode(encoding, errors="replace")).splitlines()
+    for delimiter in ",;\t":
+        if "name" in next(csv.reader(lines[:1], delimiter=delimiter), []):
+            lines = [row["name"] or "" for row in csv.DictReader(lines, delimiter=delimiter)]
+            break
+    names = {line if line in known else line.strip() for line in lines} - {""}
+    return {name if name in known else re.sub(f"{ENDING}$", "", name) for name in names}
+
+
+def exclude_cases(path, names, training, test_names, test):
+    """Return the training and the test indices without the cases that a file names."""
+    known = {*names, *test_names}
+    excluded = read_names(path, known)
     kept = np.array([i for i in training if names[i] not in excluded], dtype=int)
-    if unknown or not 0 < len(kept) < len(training):
-        raise BadInput(f"--exclude {path}: {len(excluded)} names, unknown: {listed(unknown)}; "
-                       f"{len(kept)} of {len(training)} training cases left; write one name a "
-                       "line, or keep the header of suspects.csv")
-    left_out = len(training) - len(kept)
-    print(f"--exclude: {len(kept)} of {len(training)} training cases left; "
-          f"{len(excluded) - left_out} of the names are test cases, which stay")
-    return kept
+    kept_test = np.array([i for i in test if test_names[i] not in excluded], dtype=int)
+    left = (f"{len(kept)} of {len(training)} training cases left, {len(kept_test)} of {len(test)} "
+            "test cases")
+    if not excluded or excluded - known or not kept.size or not kept_test.size:
+        raise BadInput(f"--exclude {path}: {len(excluded)} names, unknown: "
+                       f"{listed(excluded - known)}; {left}; write one name a line, such as "
+                       f"{names[training[0]]}, or keep the header of suspects.csv")
+    print(f"--exclude: {left}")
+    return kept, kept_test
 
 
-def print_split(cases, training, test_cases, test):
-    """Say so if folders train/ and test/ are split anew, or if images are on both sides."""
+def small(images):
+    """Return each image as a row of 32 x 32 numbers of mean 0 and length 1."""
+    rows = resize(images, 32).reshape(len(images), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
+def print_split(cases, training, test_cases, test, group):
+    """Say so if folders train/ and test/ are split anew, or if a case may be on both sides."""
+    names, test_names = [cases.names[i] for i in training], [test_cases.names[i] for i in test]
     folders = {part for path in cases.paths for part in Path(path.lower()).parts[:-1]}
     if folders & SPLIT_FOLDERS and test_cases is cases:
         print(f"images of {listed(folders & SPLIT_FOLDERS)}: split anew at random; "
               "--test-images and --test-masks keep an own split")
-    known = {hash(cases.images[i].tobytes()): cases.names[i] for i in training}
-    contents = {test_cases.names[i]: hash(test_cases.images[i].tobytes()) for i in test}
-    same = [f"{name} = {known[content]}" for name, content in contents.items() if content in known]
-    if same:
-        print(f"{len(same)} test image(s) identical to a training image: {listed(same)}; remove "
-              "them, or keep them together with --group")
+    shared = {f"test/{name}" for name in names} & set(test_names)
+    if shared:
+        print(f"{len(shared)} name(s) in training, too: {listed(shared)}; if they are the same "
+              "cases, leave them out with --exclude")
+    alike = {"identical": [], "nearly identical": []}
+    correlation = small(test_cases.images[test]) @ small(cases.images[training]).T
+    for i, row in zip(test, correlation):
+        twin = training[row.argmax()]
+        is_same = np.array_equal(test_cases.images[i], cases.images[twin])
+        if row.max() >= NEAR:
+            alike["identical" if is_same else "nearly identical"].append(
+                f"{test_cases.names[i]} = {cases.names[twin]}")
+    for kind, pairs in alike.items():
+        if pairs:
+            print(f"{len(pairs)} test image(s) {kind} to a training image: {listed(pairs)}; leave "
+                  "them out with --exclude")
+    following = []
+    for name in names:
+        text, digits = re.fullmatch(r"(.*?)(\d{0,9})", name).groups()
+        after = f"{text}{int(digits or 0) + 1:0{len(digits)}}"
+        if digits and after in test_names:
+            following.append(f"{name} and {after}")
+    if following and group is None:
+        remedy = "keep whole videos out with --test-images"
+        videos = [re.search(VIDEO, path) for path in cases.paths]
+        if None not in videos and len({video[0] for video in videos}) > 2:
+            remedy = f'keep each together with --group "{VIDEO}"'
+        print(f"{len(following)} consecutive names on both sides of the split, such as "
+              f"{following[0]}: if they are frames of a video, {remedy}")
 
 
 def digest(*cases):

@@ -25,22 +25,25 @@ CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's image size, to which data are brought; the noise band counts its pixels
 CLEAN_DICE = 0.9  # --clean: a label whose Dice with its redrawn one is lower counts as noisy
 
-# JSRT and its masks by SCR as their archives unzip.
-JSRT_IMAGES = "All247images/{}.IMG"
-JSRT_MASKS = ("lungs=scratch/*/masks/* lung/{}.gif", "heart=scratch/*/masks/heart/{}.gif",
-              "clavicles=scratch/*/masks/* clavicle/{}.gif")
-
+JSRT = ("All247images/{}.IMG", "lungs=scratch/*/masks/* lung/{}.gif",  # as its archives unzip
+        "heart=scratch/*/masks/heart/{}.gif", "clavicles=scratch/*/masks/* clavicle/{}.gif")
 SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM")  # others lose bits unseen
 ENDING = r"(?i:\.(?:png|jpe?g|jfif|tiff?|gif|bmp|webp|p[gpbn]m|img))"  # what a final .* means
-NEAR = 0.99  # images whose 32 x 32 reductions correlate more are called nearly identical
-VIDEO = r"^.*?(?=\d*\.\w+$)"  # a path without the number of a frame, for --group
+ALIKE = 0.99  # images are nearly identical if their 32 x 32 reductions correlate as much
 COLOR = 1 << 24  # a color in a mask counts as the number COLOR + 0xRRGGBB
+nfc = functools.partial(unicodedata.normalize, "NFC")  # file systems store accents in two ways
 Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
 
 class BadInput(Exception):
     """Bad data or arguments; the message is one line: what was found, where, what to do."""
+
+
+def refuse(is_bad, message):
+    """Raise BadInput with a message if something is bad."""
+    if is_bad:
+        raise BadInput(message)
 
 
 class Options(NamedTuple):
@@ -88,9 +91,7 @@ def options_of(arguments):
 
 
 def progress(items, what):
-    """Yield the items, and show on stderr how many are done: a live line after two seconds on a
-    terminal, a line every 30 seconds elsewhere.
-    """
+    """Yield the items; say on stderr how many are done, live on a terminal, else every 30 s."""
     is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
     end, pause = ("\r", 0.2) if is_terminal else ("\n", 30)
     due = time.monotonic() + (2 if is_terminal else 30)
@@ -137,16 +138,14 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     """
     rng = np.random.default_rng(seed)
     kinds = kind.split("-")
-    if "swap" in kinds and len(labels) < 2:
-        raise BadInput("--noise-kind swap: one image has no other to take masks from; add images")
+    refuse(noise and "swap" in kinds and len(labels) < 2,
+           "--noise-kind swap: one image has no other to take masks from; add images")
     noisy = labels.copy()
     operation = [""] * len(labels)
     pixels = np.zeros(len(labels), dtype=int)
     for i in rng.permutation(len(labels))[:round(noise * len(labels))]:
         operation[i] = kinds[rng.integers(len(kinds))]
-        n = rng.integers(band[0], band[1] + 1)
-        if operation[i] not in ("omit", "swap"):
-            pixels[i] = n
+        n = pixels[i] = rng.integers(band[0], band[1] + 1)
         if operation[i] == "erode":
             noisy[i] = erode(labels[i], n)
         elif operation[i] == "dilate":
@@ -157,11 +156,11 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
             noisy[i] = np.roll(labels[i], move, axis=(-2, -1))
         elif operation[i] == "omit":  # one class
             noisy[i, rng.integers(labels.shape[1])] = False
+            pixels[i] = 0
         else:  # swap: the masks of another image
-            other = rng.integers(len(labels) - 1)
-            if other >= i:
-                other += 1
-            noisy[i] = labels[other]
+            others = [*range(i), *range(i + 1, len(labels))]
+            noisy[i] = labels[others[rng.integers(len(others))]]
+            pixels[i] = 0
     return noisy, operation, pixels
 
 
@@ -170,14 +169,13 @@ def resize(images, size):
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
+    is_mask = images.dtype == bool
     flat = images.reshape(-1, height, width)
     resized = np.empty((len(flat), size, size), dtype=images.dtype)
     for i, image in enumerate(flat):
-        if image.dtype == bool:
-            gray = Image.fromarray(image.astype(np.uint8) * 255)
-            resized[i] = np.asarray(gray.resize((size, size), Image.BILINEAR)) >= 128
-        else:
-            resized[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
+        gray = Image.fromarray(image.astype(np.uint8) * 255 if is_mask else image)
+        gray = np.asarray(gray.resize((size, size), Image.BILINEAR))
+        resized[i] = gray >= 128 if is_mask else gray
     return resized.reshape(*images.shape[:-2], size, size)
 
 
@@ -192,12 +190,12 @@ def split(paths, seed, group=None):
             matches = [re.search(group, path) for path in paths]
         except re.error as error:
             raise BadInput(f"--group {group}: no regular expression ({error})") from None
-        if None in matches:
-            raise BadInput(f"--group {group}: must match in {paths[matches.index(None)]}, too")
+        unmatched = [path for path, match in zip(paths, matches) if not match]
+        refuse(unmatched, f"--group {group}: must match in {listed(unmatched)}, too")
         group_of = [match[0] for match in matches]
     groups = sorted(set(group_of))
-    if len(groups) < 3:
-        raise BadInput(f"{len(groups)} cases or groups: {listed(groups)}; a split needs three")
+    refuse(len(groups) < 3,
+           f"{len(groups)} cases or groups: {listed(groups)}; a split needs three")
     order = np.random.default_rng((seed, 0)).permutation(len(groups))
     chosen = [groups[i] for i in order[:round(len(groups) * 165 / 247)]]
     if group is not None:
@@ -209,43 +207,34 @@ def split(paths, seed, group=None):
 # ----------------------------------------------------------- folders: from patterns to cases
 
 class Pattern(NamedTuple):
-    """[CLASS=]PATH[=VALUE] as typed, and its three parts; value is "" if there is none."""
+    """[CLASS=]PATH[=VALUE] as typed, its three parts ("" if missing), and what it finds."""
     text: str
     path: str
     name: str
     value: str
+    files: dict  # {name of a case: [paths below root]}
+    seen: set    # the values in these files
 
 
-class Found(NamedTuple):
-    """The cases of a folder, paired by name; their files are not read yet."""
-    root: str
-    classes: tuple
-    names: list        # N
-    paths: list        # N paths of the images below root
-    mask_files: dict   # {Pattern: {name: [paths]}}; empty for phantoms
-    clean_files: dict  # the same for --clean, where names may be missing
-
-
-def listed(items, spell=str):
-    """Return items in order as text: the first ten, and how many more there are."""
+def listed(items):
+    """Return items in order as text: the first ten, and how many more; colors as #RRGGBB."""
     items = sorted(set(items))
-    text = ", ".join(spell(item) for item in items[:10]) or "none"
-    return text if len(items) <= 10 else f"{text} and {len(items) - 10} more"
-
-
-def nfc(text):
-    """Return a text with one kind of accents: file systems differ in how they store them."""
-    return unicodedata.normalize("NFC", text)
+    texts = [str(item) for item in items[:10]]
+    for i, item in enumerate(items[:10]):
+        if isinstance(item, int) and item >= COLOR:
+            texts[i] = f"#{item - COLOR:06x}"
+    more = f" and {len(items) - 10} more" if len(items) > 10 else ""
+    return (", ".join(texts) or "none") + more
 
 
 def parse_pattern(text, name="foreground"):
     """Return a text as a Pattern; `name` is its class if it has no CLASS=."""
     value = r"#[0-9a-fA-F]{6}|\d+(?:-\d*)?"
     parts = re.fullmatch(rf"(?:([^={{/]+)=)?(.*{{}}[^=]*)(?:=({value}))?", text.replace("\\", "/"))
-    if not parts:
-        raise BadInput(f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"; '
-                       "=VALUE is a number (=85), a range (=43-199, =1-) or a color (=#804080)")
-    return Pattern(text, Path(parts[2]).as_posix(), (parts[1] or name).strip(), parts[3] or "")
+    refuse(not parts, f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"; =VALUE '
+                      "is a number (=85), a range (=43-199, =1-) or a color (=#804080)")
+    path = Path(parts[2]).as_posix()
+    return Pattern(text, path, (parts[1] or name).strip(), parts[3] or "", {}, set())
 
 
 def list_files(root, path=""):
@@ -254,23 +243,18 @@ def list_files(root, path=""):
     top = outside[0] + "/" if outside else ""
     files = []
     for name in glob.glob("**/*", root_dir=os.path.join(root, top), recursive=True):
-        file = top + name.replace(os.sep, "/")
-        if os.path.isdir(os.path.join(root, file)):
-            continue
-        if not os.path.exists(os.path.join(root, file)) or re.search("[\ud800-\udfff\n]", file):
-            raise BadInput(f"{root}: {ascii(file)} is a broken link, or its name is no UTF-8; "
-                           "correct or remove it")
-        files.append(file)
+        path = os.path.join(root, top, name)
+        if not os.path.isdir(path):
+            refuse(not os.path.exists(path) or re.search("[\ud800-\udfff\n]", name),
+                   f"{root}: {ascii(name)} is a broken link or not named in UTF-8; correct it")
+            files.append(top + name.replace(os.sep, "/"))
     return sorted(files)
 
 
-def match_files(root, pattern, owners):
-    """Return {name of a case: [paths]} of the files that fit a pattern.
-
-    owners: {path: the pattern that it belongs to}, whose files are not taken again.
-    """
+def match_files(root, pattern, taken):
+    """Return {name of a case: [paths]} of the files that fit a pattern and are not `taken`."""
     folder, slash, file = nfc(pattern.path).removesuffix(".*").rpartition("/")
-    text = f"{re.escape(folder + slash)}(?i:{re.escape(file)})"  # cases of letters in files only
+    text = f"{re.escape(folder + slash)}(?i:{re.escape(file)})"  # upper and lower case in files
     for wildcard, group in ((r"\{\*\}", "folder"), (r"\{\}", "case")):
         text = text.replace(wildcard, f"(?P<{group}>[^/]+?)", 1).replace(wildcard, f"(?P={group})")
     text = text.replace(r"\*", "[^/]*")
@@ -278,119 +262,93 @@ def match_files(root, pattern, owners):
         text += ENDING
     shortest = re.compile(text)
     longest = re.compile(text.replace("+?", "+").replace("]*", "]*?"))
-    cases, others = {}, set()
-    for path in list_files(root, pattern.path):
-        match = shortest.fullmatch(nfc(path))
-        if match and path in owners:
-            others.add(owners[path].text)
-        elif match:
-            if match["case"] != longest.fullmatch(nfc(path))["case"]:
-                raise BadInput(f"{root}: {pattern.text} finds two names in {path}, such as "
-                               f"{match['case']}; write more of the name into the pattern")
+    files, cases = list_files(root, pattern.path), {}
+    for path in files:
+        match, other = shortest.fullmatch(nfc(path)), longest.fullmatch(nfc(path))
+        if match and path not in taken:
+            refuse(match["case"] != other["case"],
+                   f"{root}: {pattern.text} finds two names in {path}: {match['case']} and "
+                   f"{other['case']}; write more of the name into the pattern")
             cases.setdefault("/".join(match.groupdict().values()), []).append(path)
-    if others and not cases:
-        raise BadInput(f"{root}: {pattern.text} fits only files of {listed(others)}; correct one")
-    if not cases:
-        raise BadInput(f"{root}: {pattern.text} fits no file; there are {listed(list_files(root))};"
-                       " see --images and --masks (without --masks each folder is a class)")
+    refuse(not cases, f"{root}: {pattern.text} fits no file, or only those of another pattern; "
+                      f"there are {listed(files)}; see --images and --masks (without --masks each "
+                      "folder is a class)")
     return cases
-
-
-def default_patterns(root, clean):
-    """Return the patterns of images/ and of a folder for each class, or those of JSRT."""
-    files = set(list_files(root))
-    for pattern in clean:  # what it fits makes no class
-        files.difference_update(*match_files(root, pattern, {}).values())
-    folders = {file.partition("/")[0] for file in files if "/" in file}
-    if folders >= {"All247images", "scratch"}:
-        return parse_pattern(JSRT_IMAGES), [parse_pattern(text) for text in JSRT_MASKS]
-    masks = [Pattern(f"{name}={name}/{{}}.*", f"{name}/{{}}.*", name, "")
-             for name in sorted(folders - {"images"})]
-    if len(masks) == 1 and masks[0].name == "masks":
-        masks = [parse_pattern("masks/{}.*")]
-    return parse_pattern("images/{}.*"), masks
 
 
 def choose_patterns(root, options):
     """Return the classes, the pattern of the images, those of the masks and those of --clean."""
     clean = [parse_pattern(text, "") for text in options.clean or []]
     masks = [parse_pattern(text) for text in options.masks or []]
-    if options.images:
-        image = parse_pattern(options.images)
-    else:
-        image, default_masks = default_patterns(root, clean)
-        masks = masks or default_masks
+    image = parse_pattern(options.images or "images/{}.*")
+    if not options.images:
+        files = set(list_files(root))
+        for pattern in clean:  # its files make no class
+            files.difference_update(*match_files(root, pattern, set()).values())
+        folders = sorted({file.partition("/")[0] for file in files if "/" in file} - {"images"})
+        default = [Pattern(f"{name}={name}/{{}}.*", f"{name}/{{}}.*", name, "", {}, set())
+                   for name in folders]
+        if folders == ["masks"]:
+            default = [parse_pattern("masks/{}.*")]
+        elif {"All247images", "scratch"} <= set(folders):
+            image, *default = [parse_pattern(text) for text in JSRT]
+        masks = masks or default
     given = {pattern.name for pattern in masks}
     classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
     if len(classes) == 1:
         clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
-    if any(name == "average" or name.startswith(".") for name in given):
-        raise BadInput(f"{root}: classes: {listed(given)}; none may be called average or .NAME")
-    if not given >= {pattern.name for pattern in clean}:
-        raise BadInput(f"{root}: classes: {listed(given)}; each pattern of --clean needs CLASS= of "
-                       "one of them")
+    refuse("average" in given or any(name.startswith(".") for name in given),
+           f"{root}: classes: {listed(given)}; none may be called average, or begin with a dot")
+    refuse(not given >= {pattern.name for pattern in clean},
+           f"{root}: classes: {listed(given)}; a pattern of --clean needs CLASS= of one of them")
     return classes, image, masks, clean
 
 
-def find(options):
-    """Find the cases of a folder, of "phantoms" or "phantoms:N"; no file is read yet: Found."""
-    root = str(options.data)
-    kind, _, count = root.partition(":")
-    if kind == "phantoms":
-        count = count or "247"
-        reading = (options.images, options.masks, options.clean, options.skip_unpaired,
-                   options.missing_empty)
-        if any(reading) or not re.fullmatch(r"[1-9]\d{0,4}", count):
-            raise BadInput(f"{root}: write phantoms, or phantoms:N with N from 1 to 99999, without "
-                           "options for reading folders")
-        names = [f"phantom{i:05d}" for i in range(int(count))]
-        return Found(kind, CLASSES, names, names, {}, {})
-    if not os.path.isdir(root):
-        raise BadInput(f"{root}: no such folder; write one, or phantoms, or phantoms:N")
+def find(root, options):
+    """Find the files of a folder: classes, names, the image's Pattern, --masks and --clean."""
+    refuse(not os.path.isdir(root), f"{root}: no such folder; write one, phantoms, or phantoms:N")
     classes, image, masks, clean = choose_patterns(root, options)
-    found, owners = {}, {}
+    taken = set()
     for patterns in (clean, masks, [image]):  # a file belongs to the first of them that it fits
-        found.update({pattern: match_files(root, pattern, owners) for pattern in patterns})
         for pattern in patterns:
-            for paths in found[pattern].values():
-                owners.update(dict.fromkeys(paths, pattern))
-    folders = tuple({path[:path.rfind("/") + 1] for path in owners})
-    others = {path for path in list_files(root) if path.startswith(folders)} - owners.keys()
+            pattern.files.update(match_files(root, pattern, taken))
+        for pattern in patterns:
+            taken.update(*pattern.files.values())
+    folders = tuple({path[:path.rfind("/") + 1] for path in taken})
+    others = {path for path in list_files(root) if path.startswith(folders)} - taken
     if others:
         print(f"{len(others)} file(s) that fit no pattern: {listed(others)}")
-    mask_files = {pattern: found[pattern] for pattern in masks}
-    clean_files = {pattern: found[pattern] for pattern in clean}
-    names = pair(root, found[image], mask_files, options)
-    redrawn = {}  # {class: names}
-    for pattern, files in clean_files.items():
-        cases = set(files) & set(names)
-        if not cases or cases != redrawn.setdefault(pattern.name, cases):
-            raise BadInput(f"{root}: --clean {pattern.text} is there for {listed(files)}; these "
-                           f"must be cases, the same in each pattern of {pattern.name}")
-        print(f"--clean {pattern.text}: {len(cases)} of {len(names)} cases; the others are right")
-    paths = [found[image][name][0] for name in names]
-    return Found(root, classes, names, paths, mask_files, clean_files)
+    names = pair(root, image, masks, options)
+    for pattern in clean:
+        cases = [set(names) & set(other.files) for other in clean if other.name == pattern.name]
+        refuse(not cases[0] or cases != cases[:1] * len(cases),
+               f"{root}: --clean {pattern.text} is there for {listed(pattern.files)}; these must "
+               f"be cases, the same in each pattern of {pattern.name}")
+        print(f"--clean {pattern.text}: {len(cases[0])} of {len(names)} cases; "
+              "the others are right")
+    return classes, names, image, masks, clean
 
 
-def pair(root, images, mask_files, options):
+def pair(root, image, masks, options):
     """Return the names, sorted, that have one image and a mask for each pattern."""
-    several = {name for name, files in images.items() if len(files) > 1}
-    names, problems = set(images) - several, []
+    several = {name for name, files in image.files.items() if len(files) > 1}
+    names, problems = set(image.files) - several, []
     if several:
         problems.append(f"{len(several)} case(s) with several images: {listed(several)}")
-    for pattern, files in mask_files.items():
-        missing, strangers = set(images) - set(files), set(files) - set(images)
+    for pattern in masks:
+        missing = set(image.files) - set(pattern.files)
+        strangers = set(pattern.files) - set(image.files)
         if options.missing_empty and missing:
-            print(f"{len(missing)} empty mask(s) without {pattern.text}: {listed(missing)}")
+            print(f"{len(missing)} image(s) without {pattern.text}, empty: {listed(missing)}")
             missing = set()
         names -= missing
         if missing or strangers:
             problems.append(f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}, "
                             f"{len(strangers)} mask(s) without image: {listed(strangers)}")
-    if problems and not (options.skip_unpaired and names):
-        raise BadInput(f"{root}: {'; '.join(problems)}; correct --images and --masks (without them "
-                       "each folder is a class), leave such files out with --skip-unpaired, or say "
-                       "--missing-empty if no file means an empty mask")
+    refuse(problems and not (options.skip_unpaired and names),
+           f"{root}: {'; '.join(problems)}; correct --images and --masks (without them each folder "
+           "is a class), or add --skip-unpaired to leave such files out, or --missing-empty if no "
+           "file means an empty mask")
     for problem in problems:
         print(f"left out: {problem}")
     return sorted(names, key=lambda name: (name.lower(), name))
@@ -403,17 +361,14 @@ def is_misread(image, tile):
     tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 bits, 339 signed, 262 inverted
     is_signed = 2 in tags.get(339, ())
     if image.mode[0] in "IF":  # grays of more than 8 bits
-        wraps = image.mode == "I" and not is_signed and image.getextrema()[0] < 0
-        return wraps or tags.get(262) == 0
+        is_wrapped = image.mode == "I" and not is_signed and image.getextrema()[0] < 0
+        return is_wrapped or tags.get(262) == 0
     is_deep = ";16" in tile or "ppm" in tile or max(tags.get(258, (8,))) > 8
     return is_deep or is_signed or image.mode == "LAB"
 
 
 def open_image(path, notes):
-    """Open an image file, turned as its EXIF tag says; refuse what Pillow cannot read whole.
-
-    notes: a Counter of sentences for the summary.
-    """
+    """Open an image file, turned as its EXIF tag says; count in `notes` what the user must know."""
     try:
         if path.lower().endswith(".img"):  # JSRT: 16 bits of which 12 are used, high is dark
             raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
@@ -428,32 +383,24 @@ def open_image(path, notes):
     except Exception as error:  # the readers raise whatever they like
         reason = re.sub(" <.*|\n.*", "", str(error))[:80] or type(error).__name__
         raise BadInput(f"{path}: cannot be read as an image ({reason}); replace by PNG") from None
-    if pages > 1 and image.format != "MPO":  # phones put a second view into a JPEG
-        raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
-    if is_misread(image, tile):
-        raise BadInput(f"{path}: bits, signs or colors that Pillow loses; save as PNG of 8 bits")
+    refuse(pages > 1 and image.format != "MPO",  # phones put a second view into a JPEG
+           f"{path}: {pages} pages in one file; save each as a file, with its own mask")
+    refuse(is_misread(image, tile),
+           f"{path}: has bits, signs or colors that Pillow does not keep; save as PNG of 8 bits")
     if is_turned:
         notes["file(s) turned as their EXIF tag says; if masks were drawn on unturned pixels, "
               "strip the tag"] += 1
     return image
 
 
-def to_array(image):
-    """Return grays (H, W), or (H, W, 3) uint8 if there are colors, without alpha."""
-    if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
-        return np.asarray(image)
-    colors = np.asarray(image.convert("RGB"))
-    return colors[..., 0] if (colors == colors[..., :1]).all() else colors
-
-
 def read_image(path, notes):
     """Read an image file as gray (H, W) uint8, whatever its colors and depth."""
-    gray = to_array(open_image(path, notes))
+    image = open_image(path, notes)
+    gray = np.asarray(image if re.match("L$|I|F", image.mode) else image.convert("RGB"))
     if gray.ndim == 3:
         gray = gray.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
     low, high = gray.min(), gray.max()
-    if not low < high:
-        raise BadInput(f"{path}: constant once converted to gray, or with NaN; replace it")
+    refuse(not low < high, f"{path}: constant once converted to gray, or with NaN; replace it")
     if gray.dtype == np.uint8:
         return gray
     if len(np.unique(gray)) > 64:  # the lowest and the highest may be padding and hot pixels
@@ -469,143 +416,127 @@ def color_numbers(colors):
     return np.where(is_gray, red, COLOR + (red << 16) + (green << 8) + blue)
 
 
-def spell(number):
-    """Return a number of a mask as text, a color as #RRGGBB."""
-    return f"#{number - COLOR:06x}" if number >= COLOR else str(number)
-
-
-def select(numbers, value):
-    """Return which numbers (H, W) of a mask belong to =VALUE; a range is one of brightness."""
-    low, is_range, high = value.partition("-")
-    if not value:
-        return numbers != 0
-    if value.startswith("#"):
-        return numbers == color_numbers(list(bytes.fromhex(value[1:])))
-    if not is_range:
-        return numbers == int(low)
-    brightest = np.maximum(np.maximum(numbers >> 16 & 255, numbers >> 8 & 255), numbers & 255)
-    numbers = np.where(numbers < COLOR, numbers, brightest)
-    return (numbers >= int(low)) & (numbers <= int(high or COLOR))
-
-
-def read_mask(path, patterns, seen, notes):
-    """Read a mask file once: a bool (H, W) for each of its patterns; add its values to `seen`."""
+def read_mask(path, patterns, notes):
+    """Read a mask file once; yield each of its patterns with the bool (H, W) that it means."""
     image = open_image(path, notes)
-    numbers = to_array(image)
+    is_gray = re.match("L$|I|F", image.mode)
+    numbers = brightness = np.asarray(image if is_gray else image.convert("RGB"))
     if numbers.ndim == 3:
-        numbers = color_numbers(numbers)
-    elif not ((numbers >= 0) & (numbers < COLOR) & (numbers == np.round(numbers))).all():
-        raise BadInput(f"{path}: values other than whole numbers from 0 to {COLOR - 1}; save it "
-                       "with 0 to 255")
+        numbers, brightness = color_numbers(numbers), numbers.max(axis=-1)
+    is_whole = (numbers >= 0) & (numbers < 2 * COLOR) & (numbers == np.round(numbers))
+    refuse(not is_whole.all(), f"{path}: not only whole numbers from 0 on; save it with 0 to 255")
+    opaque = np.True_
     if "A" in image.getbands() or "transparency" in image.info:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
-        if len(np.unique(alpha[alpha > 0])) > 1:
-            raise BadInput(f"{path}: half-transparent pixels; save the mask without transparency")
-        numbers = np.where(alpha > 0, numbers, 0)
-    numbers = numbers.astype(np.int32)
-    values = np.unique(numbers).tolist()
-    palette = np.reshape(image.getpalette() or [], (-1, 3))
-    has_indices = image.mode == "P" and (palette != palette[:, :1]).any()
-    masks = []
+        opaque = alpha > 0
+        refuse(len(np.unique(alpha[opaque])) > 1,
+               f"{path}: half-transparent pixels; save the mask without transparency")
+    values = np.unique(numbers * opaque).astype(int).tolist()
+    palette = np.reshape(image.getpalette() or [], (-1, 3)).astype(np.uint8)
+    has_indices = image.mode == "P" and np.ptp(palette, axis=1).any()
     for pattern in patterns:
-        low, is_range, _ = pattern.value.partition("-")
-        if image.format in ("JPEG", "MPO", "WEBP") and (not is_range or 0 < int(low) < 32):
-            raise BadInput(f"{path}: JPEG and WebP blur the values of a mask; end the pattern with "
-                           "=128- (the bright half) or =0-127 (the dark half)")
-        if has_indices and not is_range and low.isdecimal() and int(low) in range(1, len(palette)):
-            color = bytes(palette[int(low)].tolist()).hex()
-            raise BadInput(f"{path}: its palette makes {low} a color; write =#{color} in place of "
-                           f"={low}, since palettes differ")
-        seen[pattern].update(values)
-        if not pattern.value and len(seen[pattern] - {0}) > 1:
-            half = (max(255, *(number for number in seen[pattern] if number < COLOR)) + 1) // 2
-            raise BadInput(f"{path}: values {listed(seen[pattern], spell)} in {pattern.text}, not "
-                           f"0 and one other; end it with =1- (all but 0), ={half}- (soft edges) "
-                           "or one =VALUE")
-        masks.append(select(numbers, pattern.value))
-    return masks
+        low, is_range, high = pattern.value.partition("-")
+        refuse(image.format in ("JPEG", "MPO", "WEBP") and (not is_range or 0 < int(low) < 32),
+               f"{path}: JPEG and WebP blur the values of a mask; end the pattern with =128- (the "
+               "bright half) or =0-127 (the dark half)")
+        if has_indices and low.isdecimal() and not is_range and low != "0":
+            color = palette[int(low):int(low) + 1].tobytes().hex()
+            raise BadInput(f"{path}: indices differ between files; write =#{color}, not ={low}")
+        pattern.seen.update(values)
+        if not low and len(pattern.seen - {0}) > 1:
+            half = (max([255, *[value for value in values if value < COLOR]]) + 1) // 2
+            raise BadInput(f"{path}: values {listed(pattern.seen)} in {pattern.text}, not 0 and one "
+                           f"other; end it with =1- (all but 0), ={half}- (soft edges) or one "
+                           "=VALUE")
+        if is_range:
+            mask = (brightness >= int(low)) & (brightness <= int(high or COLOR))
+        elif low.startswith("#"):
+            mask = numbers == color_numbers(list(bytes.fromhex(low[1:])))
+        else:
+            mask = numbers == int(low) if low else numbers != 0
+        yield pattern, mask & opaque
 
 
-def read_masks(root, files_of, name, shape, seen, notes):
-    """Return {class: bool (H, W)} of a case: the union of the files of each class."""
+def read_masks(root, patterns, name, shape, notes):
+    """Return {class: bool (H, W)} of a case: the union of its files, each of them read once."""
     patterns_of, united = {}, {}
-    for pattern, files in files_of.items():
-        for file in files.get(name, []):
-            patterns_of.setdefault(file, []).append(pattern)
-    for file, patterns in patterns_of.items():
-        path = os.path.join(root, file)
-        for pattern, mask in zip(patterns, read_mask(path, patterns, seen, notes)):
-            stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
+    for pattern in patterns:
+        for file in pattern.files.get(name, []):
+            patterns_of.setdefault(os.path.join(root, file), []).append(pattern)
+    for path in patterns_of:
+        for pattern, mask in read_mask(path, patterns_of[path], notes):
             before = united.get(pattern.name, mask)
-            if abs(stretch - 1) > 0.01 or before.shape != mask.shape:
-                raise BadInput(f"{path}: height and width {mask.shape}, but {shape} in the image or"
-                               " another mask; make them alike; a rotation tag (EXIF) may do it")
+            stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
+            refuse(abs(stretch - 1) > 0.01 or before.shape != mask.shape,
+                   f"{path}: height and width {mask.shape}, but {shape} in the image or another "
+                   "mask; make them alike; a rotation tag (EXIF) may do it")
             united[pattern.name] = before | mask
     return united
 
 
-def read_cases(found, size):
-    """Read the files of a folder and print a summary, or draw phantoms: Cases at GRID.
-
-    Masks that would be empty at size x size, though their files are not, are counted.
-    """
-    root, classes, names, paths = found.root, found.classes, found.names, found.paths
-    operation, pixels = [""] * len(names), np.zeros(len(names), dtype=int)
-    if root == "phantoms":
-        images, labels = phantoms(len(names))
-        shapes = [(GRID, GRID)] * len(names)
-        return Cases(classes, names, images, labels, labels, operation, pixels, True, shapes, paths)
+def read_cases(options):
+    """Read all cases of a folder and print a summary, or draw phantoms: Cases at GRID."""
+    root = str(options.data)
+    kind, _, count = root.partition(":")
+    if kind == "phantoms":
+        is_count = re.fullmatch(r"[1-9]\d{0,4}", count or "247")
+        refuse(not is_count or any(options[1:6]), f"{root}: write phantoms, or phantoms:N with N "
+               "from 1 to 99999, without options for reading folders")
+        images, labels = phantoms(int(is_count[0]))
+        names = [f"phantom{i:05d}" for i in range(len(images))]
+        shapes = [images.shape[1:]] * len(names)
+        return Cases(CLASSES, names, images, labels, labels, [""] * len(names),
+                     np.zeros(len(names), dtype=int), True, shapes, names)
+    classes, names, image_pattern, mask_patterns, clean_patterns = find(root, options)
+    paths = [image_pattern.files[name][0] for name in names]
+    operation, shapes, notes = [""] * len(names), [], Counter()
     images = np.empty((len(names), GRID, GRID), dtype=np.uint8)
     labels = np.empty((len(names), len(classes), GRID, GRID), dtype=bool)
-    clean = labels.copy() if found.clean_files else labels
-    shapes, notes = [], Counter()
-    seen = {pattern: set() for pattern in [*found.mask_files, *found.clean_files]}
+    clean = np.empty_like(labels)
     for i, name in enumerate(progress(names, "reading cases")):
         image = read_image(os.path.join(root, paths[i]), notes)
         images[i] = resize(image, GRID)
         shapes.append(image.shape)
-        masks = read_masks(root, found.mask_files, name, image.shape, seen, notes)
-        redrawn = read_masks(root, found.clean_files, name, image.shape, seen, notes)
+        masks = read_masks(root, mask_patterns, name, image.shape, notes)
+        redrawn = read_masks(root, clean_patterns, name, image.shape, notes)
         for c, class_name in enumerate(classes):
-            mask = masks.get(class_name, np.zeros_like(image, dtype=bool))  # --missing-empty
-            labels[i, c] = resize(mask, GRID)
-            if mask.any() and not resize(labels[i, c], size).any():
-                notes[f"mask(s) of {class_name} too small to be seen at --size {size}, thus empty: "
-                      "tile the images, or raise --size"] += 1
-            if found.clean_files:
-                clean[i, c] = resize(redrawn.get(class_name, mask), GRID)
+            mask = masks.get(class_name, np.zeros(image.shape, dtype=bool))  # --missing-empty
+            labels[i, c] = clean[i, c] = resize(mask, GRID)
+            if mask.any() and not resize(labels[i, c], options.size).any():
+                notes[f"mask(s) of {class_name} have objects too small for --size {options.size}, "
+                      "and are empty: tile the images, or raise --size"] += 1
+            if class_name in redrawn:
+                clean[i, c] = resize(redrawn[class_name], GRID)
                 total = labels[i, c].sum() + clean[i, c].sum()
                 if 2 * (labels[i, c] & clean[i, c]).sum() < CLEAN_DICE * total:
                     operation[i] = "given"
-    print_summary(found, shapes, labels, seen)
+    cases = Cases(classes, names, images, labels, clean, operation,
+                  np.zeros(len(names), dtype=int), bool(clean_patterns), shapes, paths)
+    print_summary(root, cases, mask_patterns, clean_patterns, notes)
+    return cases
+
+
+def print_summary(root, cases, masks, clean, notes):
+    """Print what was read, a line for each pattern and class; refuse masks that seem inverted."""
+    smallest, largest = min(cases.shapes), max(cases.shapes)
+    print(f"{root}: {len(cases.names)} cases, height and width {smallest} to {largest}")
+    print(f"  image: {cases.paths[0]}")
+    for pattern in [*masks, *clean]:
+        files = [pattern.files[name] for name in cases.names if name in pattern.files]
+        counts = sorted(len(paths) for paths in files)
+        several = f"; {counts[0]} to {counts[-1]} files a case, united" if counts[-1] > 1 else ""
+        print(f"  {pattern.text}: values {listed(pattern.seen)}, as in {files[0][0]}{several}")
+    for c, name in enumerate(cases.classes):
+        labels = cases.labels[:, c]
+        empty = (~labels.any(axis=(1, 2))).sum()
+        print(f"  {name}: {labels.mean():.1%} of the pixels, {empty} empty masks")
+        border = np.mean([labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]])
+        texts = [pattern.text for pattern in masks if pattern.name == name and not pattern.value]
+        refuse(texts and labels.mean() > 0.5 and border > 0.8,  # objects seldom fill the border
+               f"{root}: masks of {name} seem inverted, the border is foreground; write "
+               f"{listed(texts[:1])}=0 if they are, =1- if they are not")
     for note, count in notes.items():
         print(f"  {count} {note}")
-    if not classes:
-        labels = clean = None
-    known = bool(found.clean_files)
-    return Cases(classes, names, images, labels, clean, operation, pixels, known, shapes, paths)
-
-
-def print_summary(found, shapes, labels, seen):
-    """Print what was read, a line for each pattern and class; refuse masks that seem inverted."""
-    print(f"{found.root}: {len(shapes)} cases, height and width {min(shapes)} to {max(shapes)}")
-    print(f"  image: {found.paths[0]}")
-    for pattern, files in [*found.mask_files.items(), *found.clean_files.items()]:
-        of_cases = [files[name] for name in found.names if name in files]
-        counts = sorted(len(paths) for paths in of_cases)
-        united = f"; {counts[0]} to {counts[-1]} files a case, united" if counts[-1] > 1 else ""
-        print(f"  {pattern.text}: values {listed(seen[pattern], spell)}, as in "
-              f"{of_cases[0][0]}{united}")
-    for c, name in enumerate(found.classes):
-        masks = labels[:, c]
-        empty = (~masks.any(axis=(1, 2))).sum()
-        print(f"  {name}: {masks.mean():.1%} of the pixels, {empty} empty masks")
-        border = np.mean([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]])
-        texts = [pattern.text for pattern in found.mask_files
-                 if pattern.name == name and not pattern.value]
-        if texts and masks.mean() > 0.5 and border > 0.8:  # background usually touches the border
-            raise BadInput(f"{found.root}: masks of {name} seem inverted, the border is foreground;"
-                           f" write {texts[0]}=0 if they are, =1- if they are not")
 
 
 # ---------------------------------------------------------------------- options, reading, loading
@@ -630,26 +561,22 @@ def read_images(paths, size):
 
 def read(options):
     """Read all cases of a folder, or draw phantoms: Cases at options.size, not split, no noise."""
-    return resized(read_cases(find(options), options.size), options.size)
+    cases = read_cases(options)
+    cases = take(cases, np.arange(len(cases.names)), options._replace(noise=0), 0)
+    return cases if cases.classes else cases._replace(labels=None, clean=None)
 
 
-def resized(cases, size):
-    """Return Cases with images, labels and clean labels of size x size."""
-    cases = cases._replace(images=resize(cases.images, size))
-    if cases.labels is None:
-        return cases
-    return cases._replace(labels=resize(cases.labels, size), clean=resize(cases.clean, size))
-
-
-def damaged(cases, indices, options, stream):
-    """Return some of the cases, a share of their labels damaged. stream: 1 training, 2 test."""
-    band = [int(radius) for radius in options.band.split("-")]
-    labels, damage, pixels = corrupt_labels(cases.labels[indices], options.noise, band,
-                                            (options.seed, stream), options.noise_kind)
-    operation = [new or cases.operation[i] for new, i in zip(damage, indices)]
-    return Cases(cases.classes, [cases.names[i] for i in indices], cases.images[indices], labels,
-                 cases.clean[indices], operation, pixels, options.noise > 0 or cases.known,
-                 [cases.shapes[i] for i in indices], [cases.paths[i] for i in indices])
+def take(cases, indices, options, stream):
+    """Return some of the cases at options.size, with noise. stream: 1 for training, 2 for test."""
+    size, band = options.size, [int(radius) for radius in options.band.split("-")]
+    labels, operation, pixels = corrupt_labels(cases.labels[indices], options.noise, band,
+                                               (options.seed, stream), options.noise_kind)
+    operation = [new or cases.operation[i] for i, new in zip(indices, operation)]
+    return Cases(cases.classes, [cases.names[i] for i in indices],
+                 resize(cases.images[indices], size), resize(labels, size),
+                 resize(cases.clean[indices], size), operation, pixels,
+                 cases.known or options.noise > 0, [cases.shapes[i] for i in indices],
+                 [cases.paths[i] for i in indices])
 
 
 def load(options):
@@ -658,69 +585,57 @@ def load(options):
     Test labels get noise too; Dice uses their `clean`.
     """
     root, size, has_own_test = options.data, options.size, bool(options.test_images)
-    if has_own_test != bool(options.test_masks) or (has_own_test and options.group):
-        raise BadInput("--test-images and --test-masks go together, and not with --group")
-    found = test_found = find(options)
-    test_names = found.names
+    refuse(has_own_test != bool(options.test_masks) or (has_own_test and options.group),
+           "--test-images and --test-masks go together, and not with --group")
+    cases = test_cases = read_cases(options)
+    refuse(not cases.classes, f"{root}: no masks; say where they are with --masks")
     if has_own_test:
-        test_found = find(options._replace(images=options.test_images, masks=options.test_masks,
-                                           clean=None))
-        test_names = [f"test/{name}" for name in test_found.names]
-        training, test = np.arange(len(found.names)), np.arange(len(test_names))
+        test_cases = read_cases(options._replace(images=options.test_images, clean=None,
+                                                 masks=options.test_masks))
+        refuse(test_cases.classes != cases.classes,
+               f"{root}: masks of {listed(cases.classes)}, test masks of "
+               f"{listed(test_cases.classes)}; name the same classes in --masks")
+        test_names = [f"test/{name}" for name in test_cases.names]
+        test_cases = test_cases._replace(names=test_names, known=cases.known)
+        training, test = np.arange(len(cases.names)), np.arange(len(test_names))
     else:
-        training, test = split(found.paths, options.seed, options.group)
-    if not found.classes:
-        raise BadInput(f"{root}: no masks; say where they are with --masks")
-    if test_found.classes != found.classes:
-        raise BadInput(f"{root}: masks of {listed(found.classes)}, test masks of "
-                       f"{listed(test_found.classes)}; name the same classes in --masks")
+        training, test = split(cases.paths, options.seed, options.group)
     if options.exclude:
-        training, test = exclude_cases(options.exclude, found.names, training, test_names, test)
-    cases = test_cases = read_cases(found, size)
-    if has_own_test:
-        test_cases = read_cases(test_found, size)._replace(names=test_names, known=cases.known)
-    labels = resize(cases.labels[training], size)
+        training, test = exclude_cases(options.exclude, cases.names, training, test_cases.names,
+                                       test)
     for c, name in enumerate(cases.classes):
-        if np.isin(labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
-            raise BadInput(f"{root}: every training mask of {name} is empty or full at --size "
-                           f"{size}; see the summary: correct masks or =VALUE (transparent pixels "
-                           "are background), add images, tile them, or raise --size")
-    if found.root != "phantoms":
+        shares = resize(cases.labels[training, c], size).mean(axis=(1, 2))
+        refuse(np.isin(shares, (0, 1)).all(),
+               f"{root}: every mask of {name} for training is empty or full at --size {size}; see "
+               "the lines above: correct masks or =VALUE (transparent pixels are background), add "
+               "images of it, or tile the images")
+    if cases.paths != cases.names:  # a folder
         print_split(cases, training, test_cases, test, options.group)
-    return (resized(damaged(cases, training, options, 1), size),
-            resized(damaged(test_cases, test, options, 2), size))
+    return take(cases, training, options, 1), take(test_cases, test, options, 2)
 
 
-def read_names(path, known):
-    """Return the names in a file: the lines of a text, or the column `name` of a CSV."""
-    content = Path(path).read_bytes()
+def exclude_cases(path, names, training, test_names, test):
+    """Return the training and test indices without the names in a file: lines, or a CSV."""
+    content, known = Path(path).read_bytes(), {*names, *test_names}
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     lines = nfc(content.decode(encoding, errors="replace")).splitlines()
     for delimiter in ",;\t":
         if "name" in next(csv.reader(lines[:1], delimiter=delimiter), []):
             lines = [row["name"] or "" for row in csv.DictReader(lines, delimiter=delimiter)]
-            break
-    names = {line if line in known else line.strip() for line in lines} - {""}
-    return {name if name in known else re.sub(f"{ENDING}$", "", name) for name in names}
-
-
-def exclude_cases(path, names, training, test_names, test):
-    """Return the training and the test indices without the cases that a file names."""
-    known = {*names, *test_names}
-    excluded = read_names(path, known)
+    excluded = {line if line in known else line.strip() for line in lines} - {""}
+    excluded = {name if name in known else re.sub(f"{ENDING}$", "", name) for name in excluded}
     kept = np.array([i for i in training if names[i] not in excluded], dtype=int)
     kept_test = np.array([i for i in test if test_names[i] not in excluded], dtype=int)
     left = (f"{len(kept)} of {len(training)} training cases left, {len(kept_test)} of {len(test)} "
             "test cases")
-    if not excluded or excluded - known or not kept.size or not kept_test.size:
-        raise BadInput(f"--exclude {path}: {len(excluded)} names, unknown: "
-                       f"{listed(excluded - known)}; {left}; write one name a line, such as "
-                       f"{names[training[0]]}, or keep the header of suspects.csv")
+    refuse(not excluded or excluded - known or not kept.size or not kept_test.size,
+           f"--exclude {path}: {len(excluded)} names, unknown: {listed(excluded - known)}; {left}; "
+           f"write one name a line, such as {names[0]}, or keep the header of suspects.csv")
     print(f"--exclude: {left}")
     return kept, kept_test
 
 
-def small(images):
+def thumbnails(images):
     """Return each image as a row of 32 x 32 numbers of mean 0 and length 1."""
     rows = resize(images, 32).reshape(len(images), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
@@ -736,33 +651,28 @@ def print_split(cases, training, test_cases, test, group):
               "--test-images and --test-masks keep an own split")
     shared = {f"test/{name}" for name in names} & set(test_names)
     if shared:
-        print(f"{len(shared)} name(s) in training, too: {listed(shared)}; if they are the same "
-              "cases, leave them out with --exclude")
-    alike = {"identical": [], "nearly identical": []}
-    correlation = small(test_cases.images[test]) @ small(cases.images[training]).T
-    for i, row in zip(test, correlation):
-        twin = training[row.argmax()]
-        is_same = np.array_equal(test_cases.images[i], cases.images[twin])
-        if row.max() >= NEAR:
-            alike["identical" if is_same else "nearly identical"].append(
-                f"{test_cases.names[i]} = {cases.names[twin]}")
-    for kind, pairs in alike.items():
-        if pairs:
-            print(f"{len(pairs)} test image(s) {kind} to a training image: {listed(pairs)}; leave "
-                  "them out with --exclude")
-    following = []
+        print(f"{len(shared)} test case(s) with the name of a training case: {listed(shared)}; "
+              "leave out with --exclude what is the same")
+    alike = []
+    correlations = thumbnails(test_cases.images[test]) @ thumbnails(cases.images[training]).T
+    for name, row in zip(test_names, correlations):
+        if row.max() >= ALIKE:
+            alike.append(f"{name} = {names[row.argmax()]}")
+    if alike:
+        print(f"{len(alike)} test image(s) identical to a training image, or nearly: "
+              f"{listed(alike)}; leave one of each out with --exclude")
+    frames = []
     for name in names:
         text, digits = re.fullmatch(r"(.*?)(\d{0,9})", name).groups()
-        after = f"{text}{int(digits or 0) + 1:0{len(digits)}}"
-        if digits and after in test_names:
-            following.append(f"{name} and {after}")
-    if following and group is None:
-        remedy = "keep whole videos out with --test-images"
-        videos = [re.search(VIDEO, path) for path in cases.paths]
-        if None not in videos and len({video[0] for video in videos}) > 2:
-            remedy = f'keep each together with --group "{VIDEO}"'
-        print(f"{len(following)} consecutive names on both sides of the split, such as "
-              f"{following[0]}: if they are frames of a video, {remedy}")
+        following = f"{text}{int(digits or 0) + 1:0{len(digits)}}"
+        if digits and following in test_names:
+            frames.append(f"{name} and {following}")
+    if frames and group is None:
+        remedy = "test on other videos, with --test-images"
+        if len({re.sub(r"\d*\.\w+$", "", path) for path in cases.paths}) >= 3:
+            remedy = r'keep each together with --group "^.*?(?=\d*\.\w+$)"'
+        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: if "
+              f"these are frames of a video, {remedy}")
 
 
 def digest(*cases):

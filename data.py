@@ -30,6 +30,7 @@ JSRT = ("All247images/{}.IMG", "lungs=scratch/*/masks/* lung/{}.gif",  # as its 
 SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM")  # others lose bits unseen
 ENDING = r"(?i:\.(?:png|jpe?g|jfif|tiff?|gif|bmp|webp|p[gpbn]m|img))"  # what a final .* means
+VIDEO = r"^.*?(?=\d*\.\w+$)"  # --group: a path without the number at the end of its name
 ALIKE = 0.99  # images are nearly identical if their 32 x 32 reductions correlate as much
 COLOR = 1 << 24  # a color in a mask counts as the number COLOR + 0xRRGGBB
 nfc = functools.partial(unicodedata.normalize, "NFC")  # file systems store accents in two ways
@@ -219,10 +220,8 @@ class Pattern(NamedTuple):
 def listed(items):
     """Return items in order as text: the first ten, and how many more; colors as #RRGGBB."""
     items = sorted(set(items))
-    texts = [str(item) for item in items[:10]]
-    for i, item in enumerate(items[:10]):
-        if isinstance(item, int) and item >= COLOR:
-            texts[i] = f"#{item - COLOR:06x}"
+    texts = [f"#{item - COLOR:06x}" if isinstance(item, int) and item >= COLOR else str(item)
+             for item in items[:10]]
     more = f" and {len(items) - 10} more" if len(items) > 10 else ""
     return (", ".join(texts) or "none") + more
 
@@ -238,15 +237,14 @@ def parse_pattern(text, name="foreground"):
 
 
 def list_files(root, path=""):
-    """List the files below root, or those in a folder outside if the path begins with it."""
-    outside = re.match(r"(?:/|\.\./|\w:/)[^{*]*(?=/)", path)
-    top = outside[0] + "/" if outside else ""
+    """List the files below root, or in a folder outside that a pattern's path begins with."""
+    top = re.match(r"((/|\.\./|\w:/)[^{*]*/|)", path)[0]
     files = []
     for name in glob.glob("**/*", root_dir=os.path.join(root, top), recursive=True):
-        path = os.path.join(root, top, name)
-        if not os.path.isdir(path):
-            refuse(not os.path.exists(path) or re.search("[\ud800-\udfff\n]", name),
-                   f"{root}: {ascii(name)} is a broken link or not named in UTF-8; correct it")
+        file = os.path.join(root, top, name)
+        refuse(not os.path.exists(file) or re.search("[\ud800-\udfff\n]", name),
+               f"{root}: {ascii(name)} is a broken link or not named in UTF-8; correct it")
+        if not os.path.isdir(file):
             files.append(top + name.replace(os.sep, "/"))
     return sorted(files)
 
@@ -260,19 +258,17 @@ def match_files(root, pattern, taken):
     text = text.replace(r"\*", "[^/]*")
     if pattern.path.endswith(".*"):
         text += ENDING
-    shortest = re.compile(text)
-    longest = re.compile(text.replace("+?", "+").replace("]*", "]*?"))
+    greedy = text.replace("+?", "+").replace("]*", "]*?")
     files, cases = list_files(root, pattern.path), {}
     for path in files:
-        match, other = shortest.fullmatch(nfc(path)), longest.fullmatch(nfc(path))
-        if match and path not in taken:
-            refuse(match["case"] != other["case"],
-                   f"{root}: {pattern.text} finds two names in {path}: {match['case']} and "
-                   f"{other['case']}; write more of the name into the pattern")
-            cases.setdefault("/".join(match.groupdict().values()), []).append(path)
+        matches = [re.fullmatch(expression, nfc(path)) for expression in (text, greedy)]
+        if matches[0] and path not in taken:
+            shortest, longest = ("/".join(match.groupdict().values()) for match in matches)
+            refuse(shortest != longest, f"{root}: {pattern.text} finds two names in {path}: "
+                   f"{shortest} and {longest}; write more of the name into the pattern")
+            cases.setdefault(shortest, []).append(path)
     refuse(not cases, f"{root}: {pattern.text} fits no file, or only those of another pattern; "
-                      f"there are {listed(files)}; see --images and --masks (without --masks each "
-                      "folder is a class)")
+           f"there are {listed(files)}; see --images and --masks (default: each folder a class)")
     return cases
 
 
@@ -320,21 +316,20 @@ def find(root, options):
         print(f"{len(others)} file(s) that fit no pattern: {listed(others)}")
     names = pair(root, image, masks, options)
     for pattern in clean:
-        cases = [set(names) & set(other.files) for other in clean if other.name == pattern.name]
-        refuse(not cases[0] or cases != cases[:1] * len(cases),
+        found = [set(names) & set(other.files) for other in clean if other.name == pattern.name]
+        refuse(not found[0] or found != found[:1] * len(found),
                f"{root}: --clean {pattern.text} is there for {listed(pattern.files)}; these must "
                f"be cases, the same in each pattern of {pattern.name}")
-        print(f"--clean {pattern.text}: {len(cases[0])} of {len(names)} cases; "
-              "the others are right")
+        count = len(found[0])
+        print(f"--clean {pattern.text}: {count} of {len(names)} cases; the others are right")
     return classes, names, image, masks, clean
 
 
 def pair(root, image, masks, options):
     """Return the names, sorted, that have one image and a mask for each pattern."""
-    several = {name for name, files in image.files.items() if len(files) > 1}
-    names, problems = set(image.files) - several, []
-    if several:
-        problems.append(f"{len(several)} case(s) with several images: {listed(several)}")
+    several = [name for name, files in image.files.items() if len(files) > 1]
+    refuse(several, f"{root}: several images for {listed(several)}; correct --images")
+    names, problems = set(image.files), []
     for pattern in masks:
         missing = set(image.files) - set(pattern.files)
         strangers = set(pattern.files) - set(image.files)
@@ -346,9 +341,8 @@ def pair(root, image, masks, options):
             problems.append(f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}, "
                             f"{len(strangers)} mask(s) without image: {listed(strangers)}")
     refuse(problems and not (options.skip_unpaired and names),
-           f"{root}: {'; '.join(problems)}; correct --images and --masks (without them each folder "
-           "is a class), or add --skip-unpaired to leave such files out, or --missing-empty if no "
-           "file means an empty mask")
+           f"{root}: {'; '.join(problems)}; correct --images and --masks (default: each folder a "
+           "class), or add --skip-unpaired, or --missing-empty if no file means an empty mask")
     for problem in problems:
         print(f"left out: {problem}")
     return sorted(names, key=lambda name: (name.lower(), name))
@@ -423,7 +417,7 @@ def read_mask(path, patterns, notes):
     numbers = brightness = np.asarray(image if is_gray else image.convert("RGB"))
     if numbers.ndim == 3:
         numbers, brightness = color_numbers(numbers), numbers.max(axis=-1)
-    is_whole = (numbers >= 0) & (numbers < 2 * COLOR) & (numbers == np.round(numbers))
+    is_whole = (brightness >= 0) & (brightness < COLOR) & (brightness == np.round(brightness))
     refuse(not is_whole.all(), f"{path}: not only whole numbers from 0 on; save it with 0 to 255")
     opaque = np.True_
     if "A" in image.getbands() or "transparency" in image.info:
@@ -433,20 +427,19 @@ def read_mask(path, patterns, notes):
                f"{path}: half-transparent pixels; save the mask without transparency")
     values = np.unique(numbers * opaque).astype(int).tolist()
     palette = np.reshape(image.getpalette() or [], (-1, 3)).astype(np.uint8)
-    has_indices = image.mode == "P" and np.ptp(palette, axis=1).any()
+    has_colors = image.mode == "P" and np.ptp(palette, axis=1).any()
     for pattern in patterns:
         low, is_range, high = pattern.value.partition("-")
         refuse(image.format in ("JPEG", "MPO", "WEBP") and (not is_range or 0 < int(low) < 32),
-               f"{path}: JPEG and WebP blur the values of a mask; end the pattern with =128- (the "
-               "bright half) or =0-127 (the dark half)")
-        if has_indices and low.isdecimal() and not is_range and low != "0":
+               f"{path}: JPEG and WebP blur the values; end the pattern with =128- or =0-127")
+        if has_colors and not is_range and low.isdecimal() and int(low) > 0:
             color = palette[int(low):int(low) + 1].tobytes().hex()
             raise BadInput(f"{path}: indices differ between files; write =#{color}, not ={low}")
         pattern.seen.update(values)
         if not low and len(pattern.seen - {0}) > 1:
-            half = (max([255, *[value for value in values if value < COLOR]]) + 1) // 2
-            raise BadInput(f"{path}: values {listed(pattern.seen)} in {pattern.text}, not 0 and one "
-                           f"other; end it with =1- (all but 0), ={half}- (soft edges) or one "
+            half = (max(255, int(brightness.max())) + 1) // 2
+            raise BadInput(f"{path}: values {listed(pattern.seen)} in {pattern.text}, not 0 and one"
+                           f" other; end it with =1- (all but 0), ={half}- (soft edges) or one "
                            "=VALUE")
         if is_range:
             mask = (brightness >= int(low)) & (brightness <= int(high or COLOR))
@@ -580,10 +573,7 @@ def take(cases, indices, options, stream):
 
 
 def load(options):
-    """Read, split, add noise on the 256-pixel grid, resize: the training and the test Cases.
-
-    Test labels get noise too; Dice uses their `clean`.
-    """
+    """Read, split, add noise on the 256-pixel grid, resize: the training and the test Cases."""
     root, size, has_own_test = options.data, options.size, bool(options.test_images)
     refuse(has_own_test != bool(options.test_masks) or (has_own_test and options.group),
            "--test-images and --test-masks go together, and not with --group")
@@ -592,46 +582,42 @@ def load(options):
     if has_own_test:
         test_cases = read_cases(options._replace(images=options.test_images, clean=None,
                                                  masks=options.test_masks))
-        refuse(test_cases.classes != cases.classes,
-               f"{root}: masks of {listed(cases.classes)}, test masks of "
-               f"{listed(test_cases.classes)}; name the same classes in --masks")
-        test_names = [f"test/{name}" for name in test_cases.names]
-        test_cases = test_cases._replace(names=test_names, known=cases.known)
-        training, test = np.arange(len(cases.names)), np.arange(len(test_names))
+        refuse(test_cases.classes != cases.classes, f"{root}: masks of {listed(cases.classes)}, "
+               f"test masks of {listed(test_cases.classes)}; name the same classes in --masks")
+        test_cases = test_cases._replace(names=[f"test/{name}" for name in test_cases.names],
+                                         known=cases.known)
+        training, test = np.arange(len(cases.names)), np.arange(len(test_cases.names))
     else:
         training, test = split(cases.paths, options.seed, options.group)
     if options.exclude:
-        training, test = exclude_cases(options.exclude, cases.names, training, test_cases.names,
-                                       test)
+        training, test = exclude_cases(options.exclude, cases, training, test_cases, test)
     for c, name in enumerate(cases.classes):
         shares = resize(cases.labels[training, c], size).mean(axis=(1, 2))
         refuse(np.isin(shares, (0, 1)).all(),
-               f"{root}: every mask of {name} for training is empty or full at --size {size}; see "
-               "the lines above: correct masks or =VALUE (transparent pixels are background), add "
-               "images of it, or tile the images")
+               f"{root}: every training mask of {name} is empty or full at --size {size}; see above:"
+               " correct masks or =VALUE (transparent is background), add or tile images")
     if cases.paths != cases.names:  # a folder
         print_split(cases, training, test_cases, test, options.group)
     return take(cases, training, options, 1), take(test_cases, test, options, 2)
 
 
-def exclude_cases(path, names, training, test_names, test):
+def exclude_cases(path, cases, training, test_cases, test):
     """Return the training and test indices without the names in a file: lines, or a CSV."""
-    content, known = Path(path).read_bytes(), {*names, *test_names}
+    content, known = Path(path).read_bytes(), {*cases.names, *test_cases.names}
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     lines = nfc(content.decode(encoding, errors="replace")).splitlines()
     for delimiter in ",;\t":
         if "name" in next(csv.reader(lines[:1], delimiter=delimiter), []):
             lines = [row["name"] or "" for row in csv.DictReader(lines, delimiter=delimiter)]
-    excluded = {line if line in known else line.strip() for line in lines} - {""}
-    excluded = {name if name in known else re.sub(f"{ENDING}$", "", name) for name in excluded}
-    kept = np.array([i for i in training if names[i] not in excluded], dtype=int)
-    kept_test = np.array([i for i in test if test_names[i] not in excluded], dtype=int)
-    left = (f"{len(kept)} of {len(training)} training cases left, {len(kept_test)} of {len(test)} "
-            "test cases")
-    refuse(not excluded or excluded - known or not kept.size or not kept_test.size,
-           f"--exclude {path}: {len(excluded)} names, unknown: {listed(excluded - known)}; {left}; "
-           f"write one name a line, such as {names[0]}, or keep the header of suspects.csv")
-    print(f"--exclude: {left}")
+    names = {line if line in known else line.strip() for line in lines} - {""}
+    names = {name if name in known else re.sub(f"{ENDING}$", "", name) for name in names}
+    kept = np.array([i for i in training if cases.names[i] not in names], dtype=int)
+    kept_test = np.array([i for i in test if test_cases.names[i] not in names], dtype=int)
+    left = f"{len(kept)} of {len(training)} training and {len(kept_test)} of {len(test)} test cases"
+    refuse(not names or names - known or not kept.size or not kept_test.size,
+           f"--exclude {path}: {len(names)} names, unknown: {listed(names - known)}; {left} left; "
+           f"write one name a line, such as {cases.names[0]}, or keep the header of suspects.csv")
+    print(f"--exclude: {left} left")
     return kept, kept_test
 
 
@@ -668,11 +654,9 @@ def print_split(cases, training, test_cases, test, group):
         if digits and following in test_names:
             frames.append(f"{name} and {following}")
     if frames and group is None:
-        remedy = "test on other videos, with --test-images"
-        if len({re.sub(r"\d*\.\w+$", "", path) for path in cases.paths}) >= 3:
-            remedy = r'keep each together with --group "^.*?(?=\d*\.\w+$)"'
-        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: if "
-              f"these are frames of a video, {remedy}")
+        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: keep"
+              f" frames of a video together, with --group \"{VIDEO}\" if there are three videos or "
+              "more, else with --test-images")
 
 
 def digest(*cases):
@@ -686,8 +670,6 @@ def digest(*cases):
 
 
 # ---------------------------------------------------------------------------------------- phantoms
-# The drawing code may be skipped when reading.
-#
 # Every organ is a signed field over the image, positive inside: field > 0 is its mask, and
 # _soft(field, width), the same shape with a soft edge, adds to what the X-rays must cross. Patient
 # coordinates: x = 0 on the midline, +-1 at the chest walls (x < 0, left in the image, is the

@@ -25,18 +25,26 @@ CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's image size, to which data are brought; the noise band counts its pixels
 CLEAN_DICE = 0.9  # --clean: a label whose Dice with its redrawn one is lower counts as noisy
 
-# JSRT and its masks by SCR as their archives unzip.
-JSRT_IMAGES = "All247images/{}.IMG"
-JSRT_MASKS = ("lungs=scratch/*/masks/* lung/{}.gif", "heart=scratch/*/masks/heart/{}.gif",
-              "clavicles=scratch/*/masks/* clavicle/{}.gif")
-
+JSRT = ("All247images/{}.IMG", "lungs=scratch/*/masks/* lung/{}.gif",  # as its archives unzip
+        "heart=scratch/*/masks/heart/{}.gif", "clavicles=scratch/*/masks/* clavicle/{}.gif")
 SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM")  # others lose bits unseen
+ENDING = r"(?i:\.(?:png|jpe?g|jfif|tiff?|gif|bmp|webp|p[gpbn]m|img))"  # what a final .* means
+VIDEO = r"^.*?(?=\d*\.\w+$)"  # --group: a path without the number at the end of its name
+ALIKE = 0.99  # images are nearly identical if their 32 x 32 reductions correlate as much
 COLOR = 1 << 24  # a color in a mask counts as the number COLOR + 0xRRGGBB
+nfc = functools.partial(unicodedata.normalize, "NFC")  # file systems store accents in two ways
 Image.MAX_IMAGE_PIXELS = None  # microscope slides are larger than Pillow's limit against bad files
 
 
 class BadInput(Exception):
     """Bad data or arguments; the message is one line: what was found, where, what to do."""
+
+
+def refuse(is_bad, message):
+    """Raise BadInput with a message if something is bad."""
+    if is_bad:
+        raise BadInput(message)
 
 
 class Options(NamedTuple):
@@ -45,6 +53,7 @@ class Options(NamedTuple):
     images: str = None        # a pattern; .github/DATA.md describes them all
     masks: list = None        # patterns
     skip_unpaired: bool = False
+    missing_empty: bool = False  # no mask file means: the image has none of the class
     clean: list = None        # patterns of redrawn labels, to measure with
     group: str = None         # a regular expression: the same match is never split
     exclude: str = None       # a file of names
@@ -83,9 +92,7 @@ def options_of(arguments):
 
 
 def progress(items, what):
-    """Yield the items, and show on stderr how many are done: a live line after two seconds on a
-    terminal, a line every 30 seconds elsewhere.
-    """
+    """Yield the items; say on stderr how many are done, live on a terminal, else every 30 s."""
     is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
     end, pause = ("\r", 0.2) if is_terminal else ("\n", 30)
     due = time.monotonic() + (2 if is_terminal else 30)
@@ -121,29 +128,6 @@ def erode(mask, n):
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
-def shift(masks, n, rng):
-    """Move masks (classes, H, W) together, circularly, by n pixels in a random direction."""
-    angle = rng.uniform(0, 2 * np.pi)
-    return np.roll(masks, (round(n * np.sin(angle)), round(n * np.cos(angle))), axis=(-2, -1))
-
-
-def omit(masks, rng):
-    """Leave out one class of masks (classes, H, W), at random."""
-    left_out = masks.copy()
-    left_out[rng.integers(len(masks))] = False
-    return left_out
-
-
-def swap(labels, i, rng):
-    """Return the masks (classes, H, W) of another image than i, at random; labels (N, ...)."""
-    if len(labels) < 2:
-        raise BadInput("--noise-kind swap: one image has no other to take masks from; add images")
-    other = rng.integers(len(labels) - 1)
-    if other >= i:
-        other += 1
-    return labels[other]
-
-
 DAMAGE = ("erode", "dilate", "shift", "omit", "swap")  # the paper's are the first two
 
 
@@ -155,25 +139,29 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     """
     rng = np.random.default_rng(seed)
     kinds = kind.split("-")
+    refuse(noise and "swap" in kinds and len(labels) < 2,
+           "--noise-kind swap: one image has no other to take masks from; add images")
     noisy = labels.copy()
     operation = [""] * len(labels)
     pixels = np.zeros(len(labels), dtype=int)
     for i in rng.permutation(len(labels))[:round(noise * len(labels))]:
         operation[i] = kinds[rng.integers(len(kinds))]
-        n = rng.integers(band[0], band[1] + 1)
-        if operation[i] == "omit":
-            noisy[i] = omit(labels[i], rng)
-            continue
-        if operation[i] == "swap":
-            noisy[i] = swap(labels, i, rng)
-            continue
-        pixels[i] = n
+        n = pixels[i] = rng.integers(band[0], band[1] + 1)
         if operation[i] == "erode":
             noisy[i] = erode(labels[i], n)
         elif operation[i] == "dilate":
             noisy[i] = dilate(labels[i], n)
-        else:
-            noisy[i] = shift(labels[i], n, rng)
+        elif operation[i] == "shift":  # circularly, in a random direction
+            angle = rng.uniform(0, 2 * np.pi)
+            move = round(n * np.sin(angle)), round(n * np.cos(angle))
+            noisy[i] = np.roll(labels[i], move, axis=(-2, -1))
+        elif operation[i] == "omit":  # one class
+            noisy[i, rng.integers(labels.shape[1])] = False
+            pixels[i] = 0
+        else:  # swap: the masks of another image
+            others = [*range(i), *range(i + 1, len(labels))]
+            noisy[i] = labels[others[rng.integers(len(others))]]
+            pixels[i] = 0
     return noisy, operation, pixels
 
 
@@ -182,197 +170,179 @@ def resize(images, size):
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
+    is_mask = images.dtype == bool
     flat = images.reshape(-1, height, width)
     resized = np.empty((len(flat), size, size), dtype=images.dtype)
     for i, image in enumerate(flat):
-        if image.dtype == bool:
-            gray = Image.fromarray(image.astype(np.uint8) * 255)
-            resized[i] = np.asarray(gray.resize((size, size), Image.BILINEAR)) >= 128
-        else:
-            resized[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
+        gray = Image.fromarray(image.astype(np.uint8) * 255 if is_mask else image)
+        gray = np.asarray(gray.resize((size, size), Image.BILINEAR))
+        resized[i] = gray >= 128 if is_mask else gray
     return resized.reshape(*images.shape[:-2], size, size)
 
 
-def split(names, seed, group=None):
+def split(paths, seed, group=None):
     """Split at random, 165 of 247 for training as in the paper: two index arrays.
 
-    Names in which the regular expression `group` matches the same text stay on one side.
+    Paths in which the regular expression `group` matches the same text stay on one side.
     """
-    groups = list(range(len(names)))
+    group_of = list(range(len(paths)))
     if group is not None:
         try:
-            matches = [re.search(group, name) for name in names]
+            matches = [re.search(group, path) for path in paths]
         except re.error as error:
             raise BadInput(f"--group {group}: no regular expression ({error})") from None
-        if None in matches:
-            raise BadInput(f"--group {group}: must match in {names[matches.index(None)]}, too")
-        groups = [match[0] for match in matches]
-    known = sorted(set(groups))
-    if len(known) < 3:
-        raise BadInput(f"{len(known)} cases or groups: {listed(known)}; a split needs three")
-    order = np.random.default_rng((seed, 0)).permutation(len(known))
-    chosen = [known[i] for i in order[:round(len(known) * 165 / 247)]]
-    training = np.isin(groups, chosen)
-    return np.flatnonzero(training), np.flatnonzero(~training)
+        unmatched = [path for path, match in zip(paths, matches) if not match]
+        refuse(unmatched, f"--group {group}: must match in {listed(unmatched)}, too")
+        group_of = [match[0] for match in matches]
+    groups = sorted(set(group_of))
+    refuse(len(groups) < 3,
+           f"{len(groups)} cases or groups: {listed(groups)}; a split needs three")
+    order = np.random.default_rng((seed, 0)).permutation(len(groups))
+    chosen = [groups[i] for i in order[:round(len(groups) * 165 / 247)]]
+    if group is not None:
+        print(f"--group: {len(groups)} groups, {len(chosen)} of them for training")
+    in_training = np.isin(group_of, chosen)
+    return np.flatnonzero(in_training), np.flatnonzero(~in_training)
 
 
 # ----------------------------------------------------------- folders: from patterns to cases
 
 class Pattern(NamedTuple):
-    """[CLASS=]PATH[=VALUE] as typed, and its three parts; value is None if there is none."""
+    """[CLASS=]PATH[=VALUE] as typed, its three parts ("" if missing), and what it finds."""
     text: str
     path: str
     name: str
     value: str
+    files: dict  # {name of a case: [paths below root]}
+    seen: set    # the values in these files
 
 
-class Found(NamedTuple):
-    """The cases of a folder, paired by name; their files are not read yet."""
-    root: str
-    classes: tuple
-    names: list  # N
-    paths: list  # N paths of the images below root
-    masks: dict  # {Pattern: {name: [paths]}}; empty for phantoms
-    clean: dict  # the same for --clean, where names may be missing
-
-
-def listed(items, spell=str):
-    """Return items in order as text: the first ten, and how many more there are."""
+def listed(items):
+    """Return items in order as text: the first ten, and how many more; colors as #RRGGBB."""
     items = sorted(set(items))
-    text = ", ".join(spell(item) for item in items[:10]) or "none"
-    return text if len(items) <= 10 else f"{text} and {len(items) - 10} more"
+    texts = [f"#{item - COLOR:06x}" if isinstance(item, int) and item >= COLOR else str(item)
+             for item in items[:10]]
+    more = f" and {len(items) - 10} more" if len(items) > 10 else ""
+    return (", ".join(texts) or "none") + more
 
 
 def parse_pattern(text, name="foreground"):
     """Return a text as a Pattern; `name` is its class if it has no CLASS=."""
     value = r"#[0-9a-fA-F]{6}|\d+(?:-\d*)?"
-    parts = re.fullmatch(rf"(?:([^={{]+)=)?(.*\{{\}}[^=]*)(?:=({value}))?", text.replace("\\", "/"))
-    if not parts:
-        raise BadInput(f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"; '
-                       "=VALUE is a number (=85), a range (=43-199, =1-) or a color (=#804080)")
-    return Pattern(text, Path(parts[2]).as_posix(), (parts[1] or name).strip(), parts[3])
+    parts = re.fullmatch(rf"(?:([^={{/]+)=)?(.*{{}}[^=]*)(?:=({value}))?", text.replace("\\", "/"))
+    refuse(not parts, f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"; =VALUE '
+                      "is a number (=85), a range (=43-199, =1-) or a color (=#804080)")
+    path = Path(parts[2]).as_posix()
+    return Pattern(text, path, (parts[1] or name).strip(), parts[3] or "", {}, set())
 
 
-def value_range(value):
-    """Return the lowest and the highest number of =VALUE: "85" is 85 to 85, "1-" is 1 to inf."""
-    if value.startswith("#"):
-        low = high = color_numbers(np.array(list(bytes.fromhex(value[1:]))))
-    else:
-        low, dash, high = value.partition("-")
-        high = high if dash else low
-    return int(low), int(high) if high else math.inf
-
-
-def list_files(root, pattern):
-    """List what lies in the folders of a pattern, as paths below root; no hidden files."""
-    folders = os.path.dirname(pattern.path).replace("{}", "*")
-    paths = glob.glob(os.path.join(folders, "*"), root_dir=root)
-    return sorted(path.replace(os.sep, "/") for path in paths)
+def list_files(root, path=""):
+    """List the files below root, or in a folder outside that a pattern's path begins with."""
+    top = re.match(r"((/|\.\./|\w:/)[^{*]*/|)", path)[0]
+    files = []
+    for name in glob.glob("**/*", root_dir=os.path.join(root, top), recursive=True):
+        file = os.path.join(root, top, name)
+        refuse(not os.path.exists(file) or re.search("[\ud800-\udfff\n]", name),
+               f"{root}: {ascii(name)} is a broken link or not named in UTF-8; correct it")
+        if not os.path.isdir(file):
+            files.append(top + name.replace(os.sep, "/"))
+    return sorted(files)
 
 
 def match_files(root, pattern, taken):
-    """Return {name of a case in NFC: [paths]} of files that fit a pattern and are not `taken`."""
-    text = re.sub(r"\\\.\\\*$", r"\.[^./]+", re.escape(pattern.path))  # a final .* is any ending
-    text = text.replace(r"\{\}", "(?P<case>[^/]+?)", 1).replace(r"\{\}", "(?P=case)")
+    """Return {name of a case: [paths]} of the files that fit a pattern and are not `taken`."""
+    folder, slash, file = nfc(pattern.path).removesuffix(".*").rpartition("/")
+    text = f"{re.escape(folder + slash)}(?i:{re.escape(file)})"  # upper and lower case in files
+    for wildcard, group in ((r"\{\*\}", "folder"), (r"\{\}", "case")):
+        text = text.replace(wildcard, f"(?P<{group}>[^/]+?)", 1).replace(wildcard, f"(?P={group})")
     text = text.replace(r"\*", "[^/]*")
-    shortest = re.compile(text, re.IGNORECASE)
-    longest = re.compile(text.replace("+?", "+").replace("*", "*?"), re.IGNORECASE)
-    files, cases = list_files(root, pattern), {}
-    for file in files:
-        if file in taken or not shortest.fullmatch(file):
-            continue
-        name, other = shortest.fullmatch(file)["case"], longest.fullmatch(file)["case"]
-        if name != other:
-            raise BadInput(f"{root}: {pattern.text} finds two names in {file}: {name} and {other}; "
-                           "write more of the name into the pattern")
-        cases.setdefault(unicodedata.normalize("NFC", name), []).append(file)
-    if not cases:
-        raise BadInput(f"{root}: {pattern.text} fits no file; there are "
-                       f"{listed(files or os.listdir(root))}; see --images and --masks")
+    if pattern.path.endswith(".*"):
+        text += ENDING
+    greedy = text.replace("+?", "+").replace("]*", "]*?")
+    files, cases = list_files(root, pattern.path), {}
+    for path in files:
+        matches = [re.fullmatch(expression, nfc(path)) for expression in (text, greedy)]
+        if matches[0] and path not in taken:
+            shortest, longest = ("/".join(match.groupdict().values()) for match in matches)
+            refuse(shortest != longest, f"{root}: {pattern.text} finds two names in {path}: "
+                   f"{shortest} and {longest}; write more of the name into the pattern")
+            cases.setdefault(shortest, []).append(path)
+    refuse(not cases, f"{root}: {pattern.text} fits no file, or only those of another pattern; "
+           f"there are {listed(files)}; see --images and --masks (default: each folder a class)")
     return cases
 
 
-def choose_patterns(root, images, masks, clean):
-    """Parse the patterns, or those of a folder for each class: classes, image, masks, clean."""
-    if not images:
-        folders = {path.name for path in Path(root).iterdir() if path.is_dir()}
-        others = {"images", *[Path(parse_pattern(text).path).parts[0] for text in clean]}
-        names = sorted(name for name in folders - others if name[0] != ".")
-        images, default = "images/{}.*", [f"{name}={name}/{{}}.*" for name in names]
-        if names == ["masks"]:
-            default = ["masks/{}.*"]
-        if folders >= {"All247images", "scratch"}:
-            images, default = JSRT_IMAGES, JSRT_MASKS
+def choose_patterns(root, options):
+    """Return the classes, the pattern of the images, those of the masks and those of --clean."""
+    clean = [parse_pattern(text, "") for text in options.clean or []]
+    masks = [parse_pattern(text) for text in options.masks or []]
+    image = parse_pattern(options.images or "images/{}.*")
+    if not options.images:
+        files = set(list_files(root))
+        for pattern in clean:  # its files make no class
+            files.difference_update(*match_files(root, pattern, set()).values())
+        folders = sorted({file.partition("/")[0] for file in files if "/" in file} - {"images"})
+        default = [Pattern(f"{name}={name}/{{}}.*", f"{name}/{{}}.*", name, "", {}, set())
+                   for name in folders]
+        if folders == ["masks"]:
+            default = [parse_pattern("masks/{}.*")]
+        elif {"All247images", "scratch"} <= set(folders):
+            image, *default = [parse_pattern(text) for text in JSRT]
         masks = masks or default
-    masks = [parse_pattern(text) for text in masks or []]
     given = {pattern.name for pattern in masks}
     classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
-    only_class = classes[0] if len(classes) == 1 else ""
-    clean = [parse_pattern(text, only_class) for text in clean]
-    if any(name == "average" or re.search(r"^\.|/", name) for name in given):
-        raise BadInput(f"{root}: classes: {listed(given)}; none may be called average, begin with "
-                       "a dot, or contain a slash")
-    if not given >= {pattern.name for pattern in clean}:
-        raise BadInput(f"{root}: classes: {listed(given)}; each pattern of --clean needs CLASS= of "
-                       "one of them")
-    return classes, parse_pattern(images), masks, clean
+    if len(classes) == 1:
+        clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
+    refuse("average" in given or any(name.startswith(".") for name in given),
+           f"{root}: classes: {listed(given)}; none may be called average, or begin with a dot")
+    refuse(not given >= {pattern.name for pattern in clean},
+           f"{root}: classes: {listed(given)}; a pattern of --clean needs CLASS= of one of them")
+    return classes, image, masks, clean
 
 
-def find(options):
-    """Find the cases of a folder, of "phantoms" or "phantoms:N"; no file is read yet: Found."""
-    _, images, masks, skip_unpaired, clean, *_ = options
-    root = str(options.data)
-    kind, _, count = root.partition(":")
-    if kind == "phantoms":
-        count = count or "247"
-        if images or masks or skip_unpaired or clean or not re.fullmatch(r"[1-9]\d{0,4}", count):
-            raise BadInput(f"{root}: write phantoms, or phantoms:N with N from 1 to 99999, without "
-                           "options for reading folders")
-        names = [f"phantom{i:05d}" for i in range(int(count))]
-        return Found(kind, CLASSES, names, names, {}, {})
-    if not os.path.isdir(root):
-        raise BadInput(f"{root}: no such folder; write one, or phantoms, or phantoms:N")
-    classes, image, masks, clean = choose_patterns(root, images, masks, clean or [])
-    taken, found = set(), {}
-    for patterns in (clean, masks, [image]):  # a file counts for the first of them that it fits
+def find(root, options):
+    """Find the files of a folder: classes, names, the image's Pattern, --masks and --clean."""
+    refuse(not os.path.isdir(root), f"{root}: no such folder; write one, phantoms, or phantoms:N")
+    classes, image, masks, clean = choose_patterns(root, options)
+    taken = set()
+    for patterns in (clean, masks, [image]):  # a file belongs to the first of them that it fits
         for pattern in patterns:
-            found[pattern] = match_files(root, pattern, taken)
+            pattern.files.update(match_files(root, pattern, taken))
         for pattern in patterns:
-            taken.update(*found[pattern].values())
-    beside = set()
-    for pattern in found:
-        beside.update(list_files(root, pattern))
-    beside = [file for file in beside - taken if os.path.isfile(os.path.join(root, file))]
-    if beside:
-        print(f"{len(beside)} file(s) that fit no pattern: {listed(beside)}")
-    masks = {pattern: found[pattern] for pattern in masks}
-    clean = {pattern: found[pattern] for pattern in clean}
-    names = pair(root, found[image], masks, skip_unpaired)
-    redrawn = {}  # {class: names}
-    for pattern, files in clean.items():
-        cases = set(files) & set(names)
-        if not cases or cases != redrawn.setdefault(pattern.name, cases):
-            raise BadInput(f"{root}: --clean {pattern.text} is there for {listed(files)}; these "
-                           f"must be cases, the same in each pattern of {pattern.name}")
-        print(f"--clean {pattern.text}: {len(cases)} of {len(names)} cases; the others are right")
-    return Found(root, classes, names, [found[image][name][0] for name in names], masks, clean)
+            taken.update(*pattern.files.values())
+    folders = tuple({path[:path.rfind("/") + 1] for path in taken})
+    others = {path for path in list_files(root) if path.startswith(folders)} - taken
+    if others:
+        print(f"{len(others)} file(s) that fit no pattern: {listed(others)}")
+    names = pair(root, image, masks, options)
+    for pattern in clean:
+        found = [set(names) & set(other.files) for other in clean if other.name == pattern.name]
+        refuse(not found[0] or found != found[:1] * len(found),
+               f"{root}: --clean {pattern.text} is there for {listed(pattern.files)}; these must "
+               f"be cases, the same in each pattern of {pattern.name}")
+        count = len(found[0])
+        print(f"--clean {pattern.text}: {count} of {len(names)} cases; the others are right")
+    return classes, names, image, masks, clean
 
 
-def pair(root, images, masks, skip_unpaired):
+def pair(root, image, masks, options):
     """Return the names, sorted, that have one image and a mask for each pattern."""
-    several = {name for name, files in images.items() if len(files) > 1}
-    names, problems = set(images) - several, []
-    if several:
-        problems.append(f"{len(several)} case(s) with several images: {listed(several)}")
-    for pattern, files in masks.items():
-        missing, strangers = set(images) - set(files), set(files) - set(images)
+    several = [name for name, files in image.files.items() if len(files) > 1]
+    refuse(several, f"{root}: several images for {listed(several)}; correct --images")
+    names, problems = set(image.files), []
+    for pattern in masks:
+        missing = set(image.files) - set(pattern.files)
+        strangers = set(pattern.files) - set(image.files)
+        if options.missing_empty and missing:
+            print(f"{len(missing)} image(s) without {pattern.text}, empty: {listed(missing)}")
+            missing = set()
         names -= missing
         if missing or strangers:
             problems.append(f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}, "
                             f"{len(strangers)} mask(s) without image: {listed(strangers)}")
-    if problems and not (skip_unpaired and names):
-        raise BadInput(f"{root}: {'; '.join(problems)}; correct --images and --masks (without them "
-                       "each folder is a class), or leave such files out with --skip-unpaired")
+    refuse(problems and not (options.skip_unpaired and names),
+           f"{root}: {'; '.join(problems)}; correct --images and --masks (default: each folder a "
+           "class), or add --skip-unpaired, or --missing-empty if no file means an empty mask")
     for problem in problems:
         print(f"left out: {problem}")
     return sorted(names, key=lambda name: (name.lower(), name))
@@ -380,19 +350,26 @@ def pair(root, images, masks, skip_unpaired):
 
 # ------------------------------------------------------------- folders: from files to arrays
 
-def open_image(path, notes):
-    """Open an image file, turned as its EXIF tag says; refuse what Pillow cannot read whole.
+def is_misread(image, tile):
+    """Return whether Pillow loses bits, signs or colors; `tile` is how it decodes the file."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 bits, 339 signed, 262 inverted
+    is_signed = 2 in tags.get(339, ())
+    if image.mode[0] in "IF":  # grays of more than 8 bits
+        is_wrapped = image.mode == "I" and not is_signed and image.getextrema()[0] < 0
+        return is_wrapped or tags.get(262) == 0
+    is_deep = ";16" in tile or "ppm" in tile or max(tags.get(258, (8,))) > 8
+    return is_deep or is_signed or image.mode == "LAB"
 
-    notes: a Counter of sentences for the summary.
-    """
+
+def open_image(path, notes):
+    """Open an image file, turned as its EXIF tag says; count in `notes` what the user must know."""
     try:
         if path.lower().endswith(".img"):  # JSRT: 16 bits of which 12 are used, high is dark
             raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
             return Image.fromarray(((4095 - np.minimum(raw, 4095)) >> 4).astype(np.uint8))
         # BytesIO: Pillow garbles gray TIFFs with a rotation tag if it opens them by path.
-        with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
-            pages = getattr(image, "n_frames", 1)
-            is_deep = ";16" in str(image.tile)
+        with Image.open(io.BytesIO(Path(path).read_bytes()), formats=FORMATS) as image:
+            pages, tile = getattr(image, "n_frames", 1), str(image.tile)
             is_turned = image.getexif().get(0x0112, 1) in range(2, 9)  # the tag of a rotation
             image.load()
             image.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
@@ -400,154 +377,159 @@ def open_image(path, notes):
     except Exception as error:  # the readers raise whatever they like
         reason = re.sub(" <.*|\n.*", "", str(error))[:80] or type(error).__name__
         raise BadInput(f"{path}: cannot be read as an image ({reason}); replace by PNG") from None
-    if pages > 1 and image.format != "MPO":  # phones put a second view into a JPEG
-        raise BadInput(f"{path}: {pages} pages in one file; save each as a file, with its own mask")
-    if is_deep and image.mode in ("RGB", "RGBA", "LA"):
-        raise BadInput(f"{path}: colors of 16 bits, of which Pillow keeps 8; save it with 8 bits")
+    refuse(pages > 1 and image.format != "MPO",  # phones put a second view into a JPEG
+           f"{path}: {pages} pages in one file; save each as a file, with its own mask")
+    refuse(is_misread(image, tile),
+           f"{path}: has bits, signs or colors that Pillow does not keep; save as PNG of 8 bits")
     if is_turned:
         notes["file(s) turned as their EXIF tag says; if masks were drawn on unturned pixels, "
               "strip the tag"] += 1
     return image
 
 
-def to_array(image):
-    """Return grays (H, W), or (H, W, 3) uint8 if there are colors, without alpha."""
-    if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
-        return np.asarray(image)
-    colors = np.asarray(image.convert("RGB"))
-    return colors[..., 0] if (colors == colors[..., :1]).all() else colors
-
-
 def read_image(path, notes):
     """Read an image file as gray (H, W) uint8, whatever its colors and depth."""
-    gray = to_array(open_image(path, notes))
+    image = open_image(path, notes)
+    gray = np.asarray(image if re.match("L$|I|F", image.mode) else image.convert("RGB"))
     if gray.ndim == 3:
         gray = gray.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
     low, high = gray.min(), gray.max()
-    if not low < high:
-        raise BadInput(f"{path}: constant once converted to gray, or with NaN; replace it")
+    refuse(not low < high, f"{path}: constant once converted to gray, or with NaN; replace it")
     if gray.dtype == np.uint8:
         return gray
-    inner = gray[(gray > low) & (gray < high)]  # without padding and hot pixels
-    if inner.size:
-        low, high = np.quantile(inner, (0.001, 0.999))
+    if len(np.unique(gray)) > 64:  # the lowest and the highest may be padding and hot pixels
+        low, high = np.quantile(gray[(gray > low) & (gray < high)], (0.001, 0.999))
     scaled = (gray.astype(np.float64) - low) / max(float(high) - float(low), 1e-12)
     return (255 * scaled.clip(0, 1)).astype(np.uint8)
 
 
 def color_numbers(colors):
     """Return numbers (...) of colors (..., 3): grays as they are, others as COLOR + 0xRRGGBB."""
-    is_gray = (colors == colors[..., :1]).all(axis=-1)
-    return np.where(is_gray, colors[..., 0], COLOR + colors @ [1 << 16, 1 << 8, 1])
+    red, green, blue = np.moveaxis(np.asarray(colors, dtype=np.int32), -1, 0)
+    is_gray = (red == green) & (red == blue)
+    return np.where(is_gray, red, COLOR + (red << 16) + (green << 8) + blue)
 
 
-def spell(number):
-    """Return a number of a mask as text, a color as #RRGGBB."""
-    return f"#{int(number) - COLOR:06x}" if number >= COLOR else f"{number:g}"
-
-
-def read_mask(path, pattern, seen, notes):
-    """Read a mask file as bool (H, W); add its values to `seen`, those of its pattern so far."""
-    image, value = open_image(path, notes), pattern.value or ""
-    if image.format in ("JPEG", "MPO", "WEBP"):
-        if "-" not in value or 0 < value_range(value)[0] < 32:
-            raise BadInput(f"{path}: JPEG and WebP blur the values of a mask; end the pattern with "
-                           "=128- (the bright half) or =0-127 (the dark half)")
-        image = image.convert("L")
-    palette = np.reshape(image.getpalette() or [], (-1, 3))
-    if image.mode == "P" and value[:1].isdecimal() and (palette != palette[:, :1]).any():
-        numbers = np.asarray(image)  # indices
-    else:
-        numbers = to_array(image)
-    if numbers.ndim == 3:  # a range is one of brightness
-        numbers = numbers.max(axis=-1) if "-" in value else color_numbers(numbers)
+def read_mask(path, patterns, notes):
+    """Read a mask file once; yield each of its patterns with the bool (H, W) that it means."""
+    image = open_image(path, notes)
+    is_gray = re.match("L$|I|F", image.mode)
+    numbers = brightness = np.asarray(image if is_gray else image.convert("RGB"))
+    if numbers.ndim == 3:
+        numbers, brightness = color_numbers(numbers), numbers.max(axis=-1)
+    is_whole = (brightness >= 0) & (brightness < COLOR) & (brightness == np.round(brightness))
+    refuse(not is_whole.all(), f"{path}: not only whole numbers from 0 on; save it with 0 to 255")
+    opaque = np.True_
     if "A" in image.getbands() or "transparency" in image.info:
-        numbers = np.where(np.asarray(image.convert("RGBA"))[..., 3] == 0, 0, numbers)
-    seen.update(np.unique(numbers).tolist())
-    if value:
-        low, high = value_range(value)
-        return (numbers >= low) & (numbers <= high)
-    if len(seen - {0}) > 1:
-        raise BadInput(f"{path}: values {listed(seen, spell)} in {pattern.text}, not 0 and one "
-                       "other; end it with =1- (all but 0), =128- (soft edges) or one =VALUE")
-    return numbers != 0
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        opaque = alpha > 0
+        refuse(len(np.unique(alpha[opaque])) > 1,
+               f"{path}: half-transparent pixels; save the mask without transparency")
+    values = np.unique(numbers * opaque).astype(int).tolist()
+    palette = np.reshape(image.getpalette() or [], (-1, 3)).astype(np.uint8)
+    has_colors = image.mode == "P" and np.ptp(palette, axis=1).any()
+    for pattern in patterns:
+        low, is_range, high = pattern.value.partition("-")
+        refuse(image.format in ("JPEG", "MPO", "WEBP") and (not is_range or 0 < int(low) < 32),
+               f"{path}: JPEG and WebP blur the values; end the pattern with =128- or =0-127")
+        if has_colors and not is_range and low.isdecimal() and int(low) > 0:
+            color = palette[int(low):int(low) + 1].tobytes().hex()
+            raise BadInput(f"{path}: indices differ between files; write =#{color}, not ={low}")
+        pattern.seen.update(values)
+        if not low and len(pattern.seen - {0}) > 1:
+            half = (max(255, int(brightness.max())) + 1) // 2
+            raise BadInput(f"{path}: values {listed(pattern.seen)} in {pattern.text}, not 0 and one"
+                           f" other; end it with =1- (all but 0), ={half}- (soft edges) or one "
+                           "=VALUE")
+        if is_range:
+            mask = (brightness >= int(low)) & (brightness <= int(high or COLOR))
+        elif low.startswith("#"):
+            mask = numbers == color_numbers(list(bytes.fromhex(low[1:])))
+        else:
+            mask = numbers == int(low) if low else numbers != 0
+        yield pattern, mask & opaque
 
 
-def read_masks(root, matches, name, shape, seen, notes):
-    """Return {class: bool (H, W)} of a case: the union of its files."""
-    united = {}
-    for pattern, cases in matches.items():
-        for file in cases.get(name, []):
-            path = os.path.join(root, file)
-            mask = read_mask(path, pattern, seen[pattern], notes)
-            stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
+def read_masks(root, patterns, name, shape, notes):
+    """Return {class: bool (H, W)} of a case: the union of its files, each of them read once."""
+    patterns_of, united = {}, {}
+    for pattern in patterns:
+        for file in pattern.files.get(name, []):
+            patterns_of.setdefault(os.path.join(root, file), []).append(pattern)
+    for path in patterns_of:
+        for pattern, mask in read_mask(path, patterns_of[path], notes):
             before = united.get(pattern.name, mask)
-            if abs(stretch - 1) > 0.01 or before.shape != mask.shape:
-                raise BadInput(f"{path}: height and width {mask.shape}, but {shape} in the image or"
-                               " another mask; make them alike; a rotation tag (EXIF) may do it")
+            stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
+            refuse(abs(stretch - 1) > 0.01 or before.shape != mask.shape,
+                   f"{path}: height and width {mask.shape}, but {shape} in the image or another "
+                   "mask; make them alike; a rotation tag (EXIF) may do it")
             united[pattern.name] = before | mask
     return united
 
 
-def read_cases(found):
-    """Read the files of a folder and print a summary, or draw the phantoms: Cases at GRID."""
-    root, classes, names, paths = found.root, found.classes, found.names, found.paths
-    untouched = np.zeros(len(names), dtype=int)
-    if root == "phantoms":
-        images, masks = phantoms(len(names))
-        return Cases(classes, names, images, masks, masks, [""] * len(names), untouched, True,
-                     [(GRID, GRID)] * len(names), paths)
+def read_cases(options):
+    """Read all cases of a folder and print a summary, or draw phantoms: Cases at GRID."""
+    root = str(options.data)
+    kind, _, count = root.partition(":")
+    if kind == "phantoms":
+        is_count = re.fullmatch(r"[1-9]\d{0,4}", count or "247")
+        refuse(not is_count or any(options[1:6]), f"{root}: write phantoms, or phantoms:N with N "
+               "from 1 to 99999, without options for reading folders")
+        images, labels = phantoms(int(is_count[0]))
+        names = [f"phantom{i:05d}" for i in range(len(images))]
+        shapes = [images.shape[1:]] * len(names)
+        return Cases(CLASSES, names, images, labels, labels, [""] * len(names),
+                     np.zeros(len(names), dtype=int), True, shapes, names)
+    classes, names, image_pattern, mask_patterns, clean_patterns = find(root, options)
+    paths = [image_pattern.files[name][0] for name in names]
+    operation, shapes, notes = [""] * len(names), [], Counter()
     images = np.empty((len(names), GRID, GRID), dtype=np.uint8)
     labels = np.empty((len(names), len(classes), GRID, GRID), dtype=bool)
-    clean = labels.copy() if found.clean else labels
-    shapes, notes = [], Counter()
-    seen = {pattern: set() for pattern in [*found.masks, *found.clean]}
+    clean = np.empty_like(labels)
     for i, name in enumerate(progress(names, "reading cases")):
         image = read_image(os.path.join(root, paths[i]), notes)
         images[i] = resize(image, GRID)
         shapes.append(image.shape)
-        masks = read_masks(root, found.masks, name, image.shape, seen, notes)
-        redrawn = read_masks(root, found.clean, name, image.shape, seen, notes)
+        masks = read_masks(root, mask_patterns, name, image.shape, notes)
+        redrawn = read_masks(root, clean_patterns, name, image.shape, notes)
         for c, class_name in enumerate(classes):
-            labels[i, c] = resize(masks[class_name], GRID)
-            if found.clean:
-                clean[i, c] = resize(redrawn.get(class_name, masks[class_name]), GRID)
-    print_summary(found, shapes, labels, seen)
+            mask = masks.get(class_name, np.zeros(image.shape, dtype=bool))  # --missing-empty
+            labels[i, c] = clean[i, c] = resize(mask, GRID)
+            if mask.any() and not resize(labels[i, c], options.size).any():
+                notes[f"mask(s) of {class_name} have objects too small for --size {options.size}, "
+                      "and are empty: tile the images, or raise --size"] += 1
+            if class_name in redrawn:
+                clean[i, c] = resize(redrawn[class_name], GRID)
+                total = labels[i, c].sum() + clean[i, c].sum()
+                if 2 * (labels[i, c] & clean[i, c]).sum() < CLEAN_DICE * total:
+                    operation[i] = "given"
+    cases = Cases(classes, names, images, labels, clean, operation,
+                  np.zeros(len(names), dtype=int), bool(clean_patterns), shapes, paths)
+    print_summary(root, cases, mask_patterns, clean_patterns, notes)
+    return cases
+
+
+def print_summary(root, cases, masks, clean, notes):
+    """Print what was read, a line for each pattern and class; refuse masks that seem inverted."""
+    smallest, largest = min(cases.shapes), max(cases.shapes)
+    print(f"{root}: {len(cases.names)} cases, height and width {smallest} to {largest}")
+    print(f"  image: {cases.paths[0]}")
+    for pattern in [*masks, *clean]:
+        files = [pattern.files[name] for name in cases.names if name in pattern.files]
+        counts = sorted(len(paths) for paths in files)
+        several = f"; {counts[0]} to {counts[-1]} files a case, united" if counts[-1] > 1 else ""
+        print(f"  {pattern.text}: values {listed(pattern.seen)}, as in {files[0][0]}{several}")
+    for c, name in enumerate(cases.classes):
+        labels = cases.labels[:, c]
+        empty = (~labels.any(axis=(1, 2))).sum()
+        print(f"  {name}: {labels.mean():.1%} of the pixels, {empty} empty masks")
+        border = np.mean([labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]])
+        texts = [pattern.text for pattern in masks if pattern.name == name and not pattern.value]
+        refuse(texts and labels.mean() > 0.5 and border > 0.8,  # objects seldom fill the border
+               f"{root}: masks of {name} seem inverted, the border is foreground; write "
+               f"{listed(texts[:1])}=0 if they are, =1- if they are not")
     for note, count in notes.items():
         print(f"  {count} {note}")
-    operation = [""] * len(names)
-    if not classes:
-        labels = clean = None
-    elif found.clean:
-        operation = ["given" if is_redrawn(*masks) else "" for masks in zip(labels, clean)]
-    return Cases(classes, names, images, labels, clean, operation, untouched, bool(found.clean),
-                 shapes, paths)
-
-
-def is_redrawn(label, clean):
-    """Return whether the Dice of two labels (classes, H, W) is below CLEAN_DICE in some class."""
-    total = label.sum(axis=(1, 2)) + clean.sum(axis=(1, 2))
-    common = (label & clean).sum(axis=(1, 2))
-    return bool((2 * common[total > 0] / total[total > 0] < CLEAN_DICE).any())
-
-
-def print_summary(found, shapes, labels, seen):
-    """Print what was read, a line for each pattern and class; refuse masks that seem inverted."""
-    print(f"{found.root}: {len(shapes)} cases, height and width {min(shapes)} to {max(shapes)}")
-    print(f"  image: {found.paths[0]}")
-    for pattern, cases in [*found.masks.items(), *found.clean.items()]:
-        example = next(cases[name][0] for name in found.names if name in cases)
-        print(f"  {pattern.text}: values {listed(seen[pattern], spell)}, as in {example}")
-    for c, name in enumerate(found.classes):
-        masks = labels[:, c]
-        empty = (~masks.any(axis=(1, 2))).sum()
-        print(f"  {name}: {masks.mean():.1%} of the pixels, {empty} empty masks")
-        border = np.mean([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]])
-        texts = [pattern.text for pattern in found.masks
-                 if pattern.name == name and pattern.value is None]
-        if texts and masks.mean() > 0.5 and border > 0.8:  # background usually touches the border
-            raise BadInput(f"{found.root}: masks of {name} seem inverted, the border is foreground;"
-                           f" write {texts[0]}=0 if they are, =1- if they are not")
 
 
 # ---------------------------------------------------------------------- options, reading, loading
@@ -559,6 +541,7 @@ def add_options(parser):
     add("--images", metavar="PATTERN", help='such as "imgs/{}.jpg"; see .github/DATA.md')
     add("--masks", nargs="+", metavar="PATTERN", help='[CLASS=]PATH[=VALUE]; {} is the case')
     add("--skip-unpaired", action="store_true", help="leave out files without a partner")
+    add("--missing-empty", action="store_true", help="no mask file means an empty mask")
 
 
 def read_images(paths, size):
@@ -571,95 +554,109 @@ def read_images(paths, size):
 
 def read(options):
     """Read all cases of a folder, or draw phantoms: Cases at options.size, not split, no noise."""
-    return resized(read_cases(find(options)), options.size)
+    cases = read_cases(options)
+    cases = take(cases, np.arange(len(cases.names)), options._replace(noise=0), 0)
+    return cases if cases.classes else cases._replace(labels=None, clean=None)
 
 
-def resized(cases, size):
-    """Return Cases with images, labels and clean labels of size x size."""
-    cases = cases._replace(images=resize(cases.images, size))
-    if cases.labels is None:
-        return cases
-    return cases._replace(labels=resize(cases.labels, size), clean=resize(cases.clean, size))
-
-
-def damaged(cases, indices, options, stream):
-    """Return some of the cases, a share of their labels damaged. stream: 1 training, 2 test."""
-    band = [int(radius) for radius in options.band.split("-")]
-    labels, damage, pixels = corrupt_labels(cases.labels[indices], options.noise, band,
-                                            (options.seed, stream), options.noise_kind)
-    operation = [new or cases.operation[i] for new, i in zip(damage, indices)]
-    return Cases(cases.classes, [cases.names[i] for i in indices], cases.images[indices], labels,
-                 cases.clean[indices], operation, pixels, options.noise > 0 or cases.known,
-                 [cases.shapes[i] for i in indices], [cases.paths[i] for i in indices])
+def take(cases, indices, options, stream):
+    """Return some of the cases at options.size, with noise. stream: 1 for training, 2 for test."""
+    size, band = options.size, [int(radius) for radius in options.band.split("-")]
+    labels, operation, pixels = corrupt_labels(cases.labels[indices], options.noise, band,
+                                               (options.seed, stream), options.noise_kind)
+    operation = [new or cases.operation[i] for i, new in zip(indices, operation)]
+    return Cases(cases.classes, [cases.names[i] for i in indices],
+                 resize(cases.images[indices], size), resize(labels, size),
+                 resize(cases.clean[indices], size), operation, pixels,
+                 cases.known or options.noise > 0, [cases.shapes[i] for i in indices],
+                 [cases.paths[i] for i in indices])
 
 
 def load(options):
-    """Read, split, add noise on the 256-pixel grid, resize: the training and the test Cases.
-
-    Test labels get noise too; Dice uses their `clean`.
-    """
-    root, has_own_test = options.data, bool(options.test_images)
-    if has_own_test != bool(options.test_masks) or (has_own_test and options.group):
-        raise BadInput("--test-images and --test-masks go together, and not with --group")
-    found = test_found = find(options)
-    test_names = found.names
+    """Read, split, add noise on the 256-pixel grid, resize: the training and the test Cases."""
+    root, size, has_own_test = options.data, options.size, bool(options.test_images)
+    refuse(has_own_test != bool(options.test_masks) or (has_own_test and options.group),
+           "--test-images and --test-masks go together, and not with --group")
+    cases = test_cases = read_cases(options)
+    refuse(not cases.classes, f"{root}: no masks; say where they are with --masks")
     if has_own_test:
-        test_found = find(options._replace(images=options.test_images, masks=options.test_masks,
-                                           clean=None))
-        test_names = [f"test/{name}" for name in test_found.names]
-        training, test = np.arange(len(found.names)), np.arange(len(test_names))
+        test_cases = read_cases(options._replace(images=options.test_images, clean=None,
+                                                 masks=options.test_masks))
+        refuse(test_cases.classes != cases.classes, f"{root}: masks of {listed(cases.classes)}, "
+               f"test masks of {listed(test_cases.classes)}; name the same classes in --masks")
+        test_cases = test_cases._replace(names=[f"test/{name}" for name in test_cases.names],
+                                         known=cases.known)
+        training, test = np.arange(len(cases.names)), np.arange(len(test_cases.names))
     else:
-        training, test = split(found.paths, options.seed, options.group)
-    if not found.classes:
-        raise BadInput(f"{root}: no masks; say where they are with --masks")
-    if test_found.classes != found.classes:
-        raise BadInput(f"{root}: masks of {listed(found.classes)}, test masks of "
-                       f"{listed(test_found.classes)}; name the same classes in --masks")
+        training, test = split(cases.paths, options.seed, options.group)
     if options.exclude:
-        training = exclude_cases(options.exclude, found.names, training, test_names)
-
-    cases = test_cases = read_cases(found)
-    if has_own_test:
-        test_cases = read_cases(test_found)._replace(names=test_names, known=cases.known)
+        training, test = exclude_cases(options.exclude, cases, training, test_cases, test)
     for c, name in enumerate(cases.classes):
-        if np.isin(cases.labels[:, c].mean(axis=(1, 2)), (0, 1)).all():
-            raise BadInput(f"{root}: every mask of {name} is empty or full; correct the masks, or "
-                           "their =VALUE by the values printed above")
-    print_split(cases, training, test_cases, test)
-    return (resized(damaged(cases, training, options, 1), options.size),
-            resized(damaged(test_cases, test, options, 2), options.size))
+        shares = resize(cases.labels[training, c], size).mean(axis=(1, 2))
+        refuse(np.isin(shares, (0, 1)).all(),
+               f"{root}: every training mask of {name} is empty or full at --size {size}; see above:"
+               " correct masks or =VALUE (transparent is background), add or tile images")
+    if cases.paths != cases.names:  # a folder
+        print_split(cases, training, test_cases, test, options.group)
+    return take(cases, training, options, 1), take(test_cases, test, options, 2)
 
 
-def exclude_cases(path, names, training, test_names):
-    """Return the training indices without the names in a file: one a line, or a suspects.csv."""
-    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    if "name" in lines[:1] or ",name," in f",{''.join(lines[:1])},":
-        lines = [row["name"] or "" for row in csv.DictReader(lines)]
-    excluded = {unicodedata.normalize("NFC", line.strip()) for line in lines} - {""}
-    unknown = excluded - {*names, *test_names}
-    kept = np.array([i for i in training if names[i] not in excluded], dtype=int)
-    if unknown or not 0 < len(kept) < len(training):
-        raise BadInput(f"--exclude {path}: {len(excluded)} names, unknown: {listed(unknown)}; "
-                       f"{len(kept)} of {len(training)} training cases left; write one name a "
-                       "line, or keep the header of suspects.csv")
-    left_out = len(training) - len(kept)
-    print(f"--exclude: {len(kept)} of {len(training)} training cases left; "
-          f"{len(excluded) - left_out} of the names are test cases, which stay")
-    return kept
+def exclude_cases(path, cases, training, test_cases, test):
+    """Return the training and test indices without the names in a file: lines, or a CSV."""
+    content, known = Path(path).read_bytes(), {*cases.names, *test_cases.names}
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    lines = nfc(content.decode(encoding, errors="replace")).splitlines()
+    for delimiter in ",;\t":
+        if "name" in next(csv.reader(lines[:1], delimiter=delimiter), []):
+            lines = [row["name"] or "" for row in csv.DictReader(lines, delimiter=delimiter)]
+    names = {line if line in known else line.strip() for line in lines} - {""}
+    names = {name if name in known else re.sub(f"{ENDING}$", "", name) for name in names}
+    kept = np.array([i for i in training if cases.names[i] not in names], dtype=int)
+    kept_test = np.array([i for i in test if test_cases.names[i] not in names], dtype=int)
+    left = f"{len(kept)} of {len(training)} training and {len(kept_test)} of {len(test)} test cases"
+    refuse(not names or names - known or not kept.size or not kept_test.size,
+           f"--exclude {path}: {len(names)} names, unknown: {listed(names - known)}; {left} left; "
+           f"write one name a line, such as {cases.names[0]}, or keep the header of suspects.csv")
+    print(f"--exclude: {left} left")
+    return kept, kept_test
 
 
-def print_split(cases, training, test_cases, test):
-    """Say so if folders train/ and test/ are split anew, or if images are on both sides."""
+def thumbnails(images):
+    """Return each image as a row of 32 x 32 numbers of mean 0 and length 1."""
+    rows = resize(images, 32).reshape(len(images), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
+def print_split(cases, training, test_cases, test, group):
+    """Say so if folders train/ and test/ are split anew, or if a case may be on both sides."""
+    names, test_names = [cases.names[i] for i in training], [test_cases.names[i] for i in test]
     folders = {part for path in cases.paths for part in Path(path.lower()).parts[:-1]}
     if folders & SPLIT_FOLDERS and test_cases is cases:
         print(f"images of {listed(folders & SPLIT_FOLDERS)}: split anew at random; "
               "--test-images and --test-masks keep an own split")
-    known = {hash(cases.images[i].tobytes()): cases.names[i] for i in training}
-    contents = {test_cases.names[i]: hash(test_cases.images[i].tobytes()) for i in test}
-    same = [f"{name} = {known[content]}" for name, content in contents.items() if content in known]
-    if same:
-        print(f"{len(same)} test image(s) identical to a training image: {listed(same)}; remove "
-              "them, or keep them together with --group")
+    shared = {f"test/{name}" for name in names} & set(test_names)
+    if shared:
+        print(f"{len(shared)} test case(s) with the name of a training case: {listed(shared)}; "
+              "leave out with --exclude what is the same")
+    alike = []
+    correlations = thumbnails(test_cases.images[test]) @ thumbnails(cases.images[training]).T
+    for name, row in zip(test_names, correlations):
+        if row.max() >= ALIKE:
+            alike.append(f"{name} = {names[row.argmax()]}")
+    if alike:
+        print(f"{len(alike)} test image(s) identical to a training image, or nearly: "
+              f"{listed(alike)}; leave one of each out with --exclude")
+    frames = []
+    for name in names:
+        text, digits = re.fullmatch(r"(.*?)(\d{0,9})", name).groups()
+        following = f"{text}{int(digits or 0) + 1:0{len(digits)}}"
+        if digits and following in test_names:
+            frames.append(f"{name} and {following}")
+    if frames and group is None:
+        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: keep"
+              f" frames of a video together, with --group \"{VIDEO}\" if there are three videos or "
+              "more, else with --test-images")
 
 
 def digest(*cases):
@@ -673,8 +670,6 @@ def digest(*cases):
 
 
 # ---------------------------------------------------------------------------------------- phantoms
-# The drawing code may be skipped when reading.
-#
 # Every organ is a signed field over the image, positive inside: field > 0 is its mask, and
 # _soft(field, width), the same shape with a soft edge, adds to what the X-rays must cross. Patient
 # coordinates: x = 0 on the midline, +-1 at the chest walls (x < 0, left in the image, is the

@@ -1,7 +1,9 @@
 """Noise, sizes and the split against brute force and counts; what `load` makes of its arguments."""
-import inspect
+import csv
 import io
+import re
 import sys
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -9,6 +11,11 @@ import pytest
 
 import data
 from conftest import write_folder
+
+
+def load(folder, **options):
+    """Training and test Cases of a folder, small ones."""
+    return data.load(data.Options(folder, **{"size": 64, **options}))
 
 
 def brute_dilate(mask, n):
@@ -59,22 +66,21 @@ def test_other_kinds_of_noise_do_what_their_names_say():
         assert (moves == moves[0]).all() and 5 <= np.hypot(*moves[0]) <= 7
         assert after.sum() == before.sum()
     assert ((kinds["omit"].any(axis=(2, 3)).sum(axis=1)) == 2).all()
-    rim = kinds["dilate"] & ~kinds["erode"]
-    assert (kinds["ragged"] == clean)[~rim].all()  # off by no more than n
-    assert 0.3 < kinds["ragged"][rim].mean() < 0.7
-    _, operation, pixels = data.corrupt_labels(clean, 1.0, (6, 6), 0, "shift-omit-ragged")
-    assert set(operation) == {"shift", "omit", "ragged"}
-    assert [n == 0 for n in pixels] == [kind == "omit" for kind in operation]  # it has no radius
+    assert all(any(np.array_equal(swapped, other) for other in clean) for swapped in kinds["swap"])
+    assert not any(np.array_equal(*pair) for pair in zip(kinds["swap"], clean))
+    _, operation, pixels = data.corrupt_labels(clean, 1.0, (6, 6), 0, "shift-omit-swap")
+    assert set(operation) == {"shift", "omit", "swap"}
+    assert [n == 0 for n in pixels] == [kind != "shift" for kind in operation]  # no radius
 
 
 def test_noise_is_made_on_the_256_grid_at_every_size():
-    small, large = (data.load("phantoms:6", size, 1.0, "8-8", 0)[1] for size in (64, 128))
+    small, large = (load("phantoms:6", size=size, noise=1, band="8-8")[0] for size in (64, 128))
     assert small.operation == large.operation and np.array_equal(small.pixels, large.pixels)
     halved = data.resize(large.labels, 64)
     assert 2 * (small.labels & halved).sum() / (small.labels.sum() + halved.sum()) > 0.98
 
 
-def test_split_has_the_papers_proportion_and_keeps_groups_together():
+def test_split_has_the_papers_proportion_and_keeps_groups_together(capsys):
     names = [str(i) for i in range(247)]
     train, test = data.split(names, 0)
     assert (len(train), len(test)) == (165, 82)
@@ -82,6 +88,7 @@ def test_split_has_the_papers_proportion_and_keeps_groups_together():
     assert not np.array_equal(train, data.split(names, 1)[0])
     train, test = data.split(names, 0, ".$")  # groups of one last digit
     assert not {names[i][-1] for i in train} & {names[i][-1] for i in test}
+    assert capsys.readouterr().out == "--group: 10 groups, 7 of them for training\n"
 
 
 @pytest.mark.parametrize("old, new", [(256, 128), (100, 64), (50, 80), (7, 7)])
@@ -111,7 +118,6 @@ def test_phantoms_are_reproducible_and_complete():
 
 # ------------------------------------------------------------------------------ load: its arguments
 
-LOAD = {"size": 64, "noise": 0, "band": "5-13", "seed": 0}
 IMAGES, MASKS = data.phantoms(12)
 HEARTS = MASKS[:, 1]
 
@@ -124,18 +130,18 @@ def folder(tmp_path):
 
 
 def test_only_phantoms_noise_and_clean_labels_are_known(folder):
-    assert data.load("phantoms:6", **LOAD)[1].known and data.load("phantoms:6", **LOAD)[2].known
-    assert not data.load(folder, **LOAD)[1].known
-    assert data.load(folder, **{**LOAD, "noise": 0.5})[1].known
-    assert set(data.LOAD) == set(inspect.signature(data.load).parameters)
+    assert all(cases.known for cases in load("phantoms:6"))
+    assert not load(folder)[0].known and load(folder, noise=0.5)[0].known
+    options = data.options_of(SimpleNamespace(data=folder, size=32, lr=1))
+    assert not data.read(options).known and options == data.Options(folder, size=32)
 
 
 def test_redrawn_labels_are_measured_on_and_the_others_are_taken_as_right(folder, capsys):
-    before = data.load(folder, **LOAD)[1:]
+    before = load(folder)
     (folder / "fixed").mkdir()
     for i, radius in ((3, 1), (5, 9)):  # Dice with the given label: above and below 0.9
         iio.imwrite(folder / f"fixed/case{i}.png", data.dilate(HEARTS[i], radius).astype(np.uint8))
-    after = data.load(folder, **LOAD, clean=["fixed/{}.png"])[1:]
+    after = load(folder, clean=["fixed/{}.png"])
     assert "--clean fixed/{}.png: 2 of 12 cases; the others are right" in capsys.readouterr().out
     for old, new in zip(before, after):
         assert new.names == old.names and np.array_equal(old.labels, new.labels) and new.known
@@ -143,20 +149,26 @@ def test_redrawn_labels_are_measured_on_and_the_others_are_taken_as_right(folder
         changed = (old.clean != new.clean).any(axis=(1, 2, 3))
         assert list(changed) == [name in ("case3", "case5") for name in new.names]
     with pytest.raises(data.BadInput, match="case{}.png is there for 3, 5; these must be cases"):
-        data.load(folder, **LOAD, clean=["fixed/case{}.png"])
+        load(folder, clean=["fixed/case{}.png"])
     iio.imwrite(folder / "fixed/case3_b.png", HEARTS[3].astype(np.uint8))
     with pytest.raises(data.BadInput, match="the same in each pattern of heart"):
-        data.load(folder, **LOAD, masks=["heart=heart/{}.png"],
-                  clean=["heart=fixed/{}.png", "heart=fixed/{}_b.png"], skip_unpaired=True)
+        load(folder, masks=["heart=heart/{}.png"], skip_unpaired=True,
+             clean=["heart=fixed/{}.png", "heart=fixed/{}_b.png"])
 
 
-def test_own_test_images_are_not_split(folder, capsys):
-    patterns = {"images": "images/case{}.png", "masks": ["heart=heart/case{}.png"]}
-    own = {"test_images": "images/case1{}.png", "test_masks": ["heart=heart/case1{}.png"]}
-    classes, training, test = data.load(folder, **LOAD, **patterns, **own)
-    assert len(training.names) == 12 and sorted(test.names) == ["test/0", "test/1"]
-    assert np.array_equal(test.labels[0], training.labels[training.names.index("10")])
-    assert "2 test image(s) identical to a training image: test/0 = 10" in capsys.readouterr().out
+def test_own_test_images_are_not_split_and_what_they_share_is_told(folder, capsys):
+    own = {"test_images": "new/{}.png", "test_masks": ["heart=new/{}_m.png"]}
+    (folder / "new").mkdir()
+    large = data.resize(IMAGES[:3], 400)  # a rescaled copy, the same image, and another
+    for name, image in (("case0", large[0]), ("x", IMAGES[1]), ("case2", large[2, ::-1])):
+        iio.imwrite(folder / f"new/{name}.png", image)
+        iio.imwrite(folder / f"new/{name}_m.png", np.zeros_like(image))  # may be empty
+    training, test = load(folder, images="images/{}.png", masks=["heart=heart/{}.png"], **own)
+    assert len(training.names) == 12 and test.names == ["test/case0", "test/case2", "test/x"]
+    printed = capsys.readouterr().out
+    assert "2 test case(s) with the name of a training case: test/case0, test/case2;" in printed
+    assert ("2 test image(s) identical to a training image, or nearly: test/case0 = case0, "
+            "test/x = case1; leave one of each out with --exclude") in printed
 
 
 def test_own_split_folders_are_named_and_groups_are_searched_in_the_path(folder, capsys):
@@ -166,57 +178,87 @@ def test_own_split_folders_are_named_and_groups_are_searched_in_the_path(folder,
         for i in range(12):
             part = ("train", "test", "p9")[i % 3]
             (folder / name / f"case{i}.png").rename(folder / part / name / f"case{i}.png")
-    patterns = {"images": "*/images/{}.png", "masks": ["*/heart/{}.png"]}
-    _, training, test = data.load(folder, **LOAD, **patterns, group=r"^\w+(?=/)")
+    training, test = load(folder, images="*/images/{}.png", masks=["*/heart/{}.png"],
+                          group=r"^\w+(?=/)")
     assert "images of test, train: split anew at random; --test-images" in capsys.readouterr().out
     parts = [{int(name[4:]) % 3 for name in cases.names} for cases in (training, test)]
     assert len(parts[0]) == 2 and len(parts[1]) == 1 and not parts[0] & parts[1]
 
 
-def test_excluded_names_leave_the_training_set_and_no_other_changes(folder, tmp_path, capsys):
-    _, training, test = data.load(folder, **LOAD)
-    rows = "".join(f"{i},{name}\n" for i, name in enumerate([*training.names[:2], test.names[0]]))
-    (tmp_path / "bad.csv").write_text("place,name\n" + rows)
-    _, fewer, same = data.load(folder, **LOAD, exclude=tmp_path / "bad.csv")
-    assert fewer.names == training.names[2:] and same.names == test.names
-    printed = capsys.readouterr().out
-    assert "--exclude: 6 of 8 training cases left; 1 of the names are test cases" in printed
-    (tmp_path / "bad.txt").write_text("\n".join(training.names[:2]) + "\n\n")
-    assert data.load(folder, **LOAD, exclude=tmp_path / "bad.txt")[1].names == fewer.names
+def test_frames_of_videos_are_told_and_the_hint_works_when_followed(folder, capsys):
+    for name in ("images", "heart"):
+        for i in range(12):
+            (folder / name / f"case{i}.png").rename(folder / name / f"v{i // 3}_{i % 3:03}.png")
+    load(folder)
+    hint = re.search(r'([1-9]\d*) pairs of consecutive names across the split, such as '
+                     r'(v\d_)00\d and \2.*--group "(.*)" if', capsys.readouterr().out)
+    training, test = load(folder, group=hint[3])
+    assert not {name[:2] for name in training.names} & {name[:2] for name in test.names}
+    assert "consecutive" not in capsys.readouterr().out
+
+
+def test_a_class_that_no_training_label_has_is_refused(folder):
+    for name in load(folder)[0].names:
+        iio.imwrite(folder / f"heart/{name}.png", 0 * IMAGES[0])
+    with pytest.raises(data.BadInput, match="every training mask of heart is empty or full"):
+        load(folder)
+
+
+ODD = '<b>"é" & ;,'  # a name with all that is special to a web page or a spreadsheet
+
+
+@pytest.mark.parametrize("delimiter, encoding", [
+    ("", "utf-8"), ("", "utf-16"), (",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16")])
+def test_excluded_names_leave_and_the_split_stays(delimiter, encoding, folder, tmp_path, capsys):
+    for part in ("images", "heart"):
+        (folder / part / "case3.png").rename(folder / part / f"{ODD}.png")
+    training, test = load(folder)
+    first, second = training.names[:2]
+    assert ODD == first
+    with open(tmp_path / "bad.txt", "w", newline="", encoding=encoding) as file:
+        if delimiter:  # a suspects.csv, perhaps from a spreadsheet
+            rows = [["place", "name"], [1, first], [2, second], [3, test.names[0]]]
+            csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(rows)
+        else:
+            file.write(f"{first}\n{second}.png\r\n {test.names[0]} \n\n")
+    fewer, fewer_test = load(folder, exclude=tmp_path / "bad.txt")
+    assert fewer.names == training.names[2:] and fewer_test.names == test.names[1:]
+    assert "--exclude: 6 of 8 training and 3 of 4 test cases left" in capsys.readouterr().out
 
 
 ARGUMENTS = [  # wrong arguments, and what the one line says
     ({"group": "("}, r"--group \(: no regular expression"),
-    ({"group": "q"}, "--group q: must match in images/case0.png, too"),
+    ({"group": "q|1"}, "--group q|1: must match in images/case0.png, images/case2.png"),
     ({"group": "images"}, "1 cases or groups: images; a split needs three"),
     ({"test_images": "images/{}.png"}, "--test-images and --test-masks go together"),
     ({"test_images": "images/{}.png", "test_masks": ["heart/{}.png"], "group": "c"}, "not with"),
     ({"test_images": "images/{}.png", "test_masks": ["a=heart/{}.png"]}, "test masks of a; "),
     ({"clean": ["lungs=heart/{}.png"]}, "pattern of --clean needs CLASS= of one"),
-    ({"exclude": "names.txt"}, "--exclude .*names.txt: 1 names, unknown: nobody; 8 of 8 train"),
+    ({"exclude": "no.txt"}, "no.txt: 1 names, unknown: nobody; 8 .*one name a line, such as case0"),
+    ({"exclude": "all.txt"}, "all.txt: 12 names, unknown: none; 0 of 8 training and 0 of 4"),
 ]
 
 
 @pytest.mark.parametrize("wrong, message", ARGUMENTS)
-def test_arguments_are_checked_before_reading(wrong, message, folder, monkeypatch, tmp_path):
+def test_wrong_arguments_are_refused(wrong, message, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "open_image", None)
-    (tmp_path / "names.txt").write_text("nobody")
+    (tmp_path / "no.txt").write_text("nobody\n")
+    (tmp_path / "all.txt").write_text("\n".join(f"case{i}" for i in range(12)))
     with pytest.raises(data.BadInput, match=message):
-        data.load(folder, **{**LOAD, **wrong})
+        load(folder, **wrong)
 
 
 @pytest.mark.parametrize("source, masks", [
     ("phantoms:0", None), ("phantoms:x", None), ("phantoms:100000", None), ("phantoms:3", ["{}"])])
 def test_phantoms_are_counted_and_take_no_patterns(source, masks):
     with pytest.raises(data.BadInput, match="write phantoms, or phantoms:N .* without options"):
-        data.read(source, masks=masks)
+        data.read(data.Options(source, masks=masks))
 
 
 def test_digest_tells_what_changed():
-    _, cases = data.load_all("phantoms:4", 64)
+    cases = data.read(data.Options("phantoms:4", size=64))
     before = data.digest(cases)
-    assert before == data.digest(data.load_all("phantoms:4", 64)[1])
+    assert before == data.digest(data.read(data.Options("phantoms:4", size=64, noise=1)))
     assert before != data.digest(cases._replace(names=["a", *cases.names[1:]]))
     assert before != data.digest(cases, cases)
     cases.labels[2, 1, 30, 30] ^= True

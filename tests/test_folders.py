@@ -1,8 +1,10 @@
 """Folders as people have them: patterns, values, formats, and what the reader says about each."""
+import io
 import os
 import re
 import shlex
 import shutil
+import struct
 import unicodedata
 from collections import Counter
 
@@ -61,21 +63,26 @@ def write_cases(root, numbers=NUMBERS, masks="heart"):
         write(root / f"{masks}/{i}.png", disc(i))
 
 
+def read(root, **reading):
+    """All cases of a folder at the size at which they are compared."""
+    return data.read(data.Options(data=root, size=256, **reading))
+
+
 def check(root, numbers=NUMBERS, classes=("foreground",), part="all", **reading):
-    """Read a folder; every image must come with its own mask. Returns the Source."""
-    source = data.read(root, **reading)
-    assert source.classes == classes and len(source.names) == len(numbers)
-    for image, labels in zip(source.images, source.labels):
+    """Read a folder; every image must come with its own mask. Returns the Cases."""
+    cases = read(root, **reading)
+    assert cases.classes == classes and len(cases.names) == len(numbers)
+    for image, labels in zip(cases.images, cases.labels):
         distances = [np.abs(image - data.resize(noise(i), 256).astype(int)).sum() for i in numbers]
         i = numbers[int(np.argmin(distances))]
         mask = data.resize(disc(i, part), 256)
         assert (labels.any(axis=0) ^ mask).sum() < 0.04 * mask.sum()
-    return source
+    return cases
 
 
 # ------------------------------------------------------------------- layouts from .github/DATA.md
 
-VOC_PALETTE = [part for k in range(256) for part in (k, 7 * k % 256, 13 * k % 256)]
+VOC_PALETTE = [0] * 3 * 8 + [64, 0, 0] + [0] * 3 * 3 + [64, 0, 128]  # 8 is a cat, 12 a dog
 LAYOUTS = {  # row of the table: how case i is written
     "DSB2018": lambda i: {f"stage1_train/id{i}/images/id{i}.png": noise(i),
                           f"stage1_train/id{i}/masks/a{i}.png": disc(i, "left"),
@@ -121,11 +128,11 @@ def test_jsrt_archives_are_read_as_they_unzip(tmp_path):
                             ("right clavicle", masks[i, 2])):
             write(tmp_path / f"scratch/fold{i % 2}/masks/{organ}/JPCLN{i}.gif",
                   mask.repeat(4, axis=0).repeat(4, axis=1))
-    source = data.read(tmp_path)
-    assert source.classes == data.CLASSES and source.names == ["JPCLN0", "JPCLN1", "JPCLN2"]
-    assert source.shapes == [(2048, 2048)] * 3
-    assert np.abs(source.images.astype(int) - images).mean() < 3
-    assert (source.labels ^ masks).sum() < 0.05 * masks.sum()
+    cases = read(tmp_path)
+    assert cases.classes == data.CLASSES and cases.names == ["JPCLN0", "JPCLN1", "JPCLN2"]
+    assert cases.shapes == [(2048, 2048)] * 3
+    assert np.abs(cases.images.astype(int) - images).mean() < 3
+    assert (cases.labels ^ masks).sum() < 0.05 * masks.sum()
 
 
 # ------------------------------------------------------------------------- patterns and the pairing
@@ -138,11 +145,13 @@ def test_default_folder_comes_back_as_written(tmp_path):
         for c, organ in enumerate(("lungs", "heart", "aorta")):
             write(tmp_path / f"{organ}/{name}.bmp", masks[i, c])
     (tmp_path / "images/.DS_Store").write_text("x")
-    source = data.read(tmp_path)
-    assert source.classes == ("lungs", "heart", "aorta") and source.names == ["9", "a", "b", "C"]
-    order = [names.index(name) for name in source.names]
-    assert np.array_equal(source.images, images[order])
-    assert np.array_equal(source.labels, masks[order])
+    cases = read(tmp_path)
+    assert cases.classes == ("lungs", "heart", "aorta") and cases.names == ["9", "a", "b", "C"]
+    order = [names.index(name) for name in cases.names]
+    assert np.array_equal(cases.images, images[order])
+    assert np.array_equal(cases.labels, masks[order])
+    paths = [tmp_path / path for path in cases.paths]
+    assert np.array_equal(data.read_images(paths, 64), data.resize(cases.images, 64))
 
 
 @pytest.mark.parametrize("images, masks, image_file, mask_file", [
@@ -151,20 +160,25 @@ def test_default_folder_comes_back_as_written(tmp_path):
     ("{}/image.png", "{}/{}_mask.png", "p{}/image.png", "p{}/p{}_mask.png"),
     ("raw\\{}.jpg", "./heart/{}.PNG", "raw/{}.JPG", "heart/{}.png"),
     ("../in/raw/{}.png", "../m/{}.png", "raw/{}.png", "../m/{}.png"),
+    ("im[1]/{}.png", "heart=./a=b/{}.png", "im[1]/{}.png", "a=b/{}.png"),
+    ("im/{*}/{}.png", "heart/{*}/{}.png", "im/p{}/0.png", "heart/p{}/0.png"),
+    ("é/{}_é.png", "heart/{}.png", "e\u0301/{}_e\u0301.png", "heart/{}.png"),
 ])
 def test_patterns_find_their_files(images, masks, image_file, mask_file, tmp_path):
     for i in NUMBERS:
         write(tmp_path / "in" / image_file.format(i, i), noise(i), quality=100)
         write(tmp_path / "in" / mask_file.format(i, i), disc(i))
-    check(tmp_path / "in", images=images, masks=[masks])
+    classes = ("heart",) if masks.startswith("heart=") else ("foreground",)
+    cases = check(tmp_path / "in", images=images, masks=[masks], classes=classes)
+    assert cases.names[0] in ("1", "p1", "1.2.1", "p1/0")
 
 
 def test_absolute_patterns_and_accents_of_both_kinds(tmp_path):
     for i in NUMBERS:
         write(tmp_path / "in" / unicodedata.normalize("NFD", f"images/é{i}.png"), noise(i))
         write(tmp_path / unicodedata.normalize("NFC", f"à/é{i}.png"), disc(i))
-    source = check(tmp_path / "in", classes=("a",), masks=[f"a={tmp_path}/à/{{}}.png"])
-    assert source.names[0] == unicodedata.normalize("NFC", "é1")
+    cases = check(tmp_path / "in", classes=("a",), masks=[f"a={tmp_path}/à/{{}}.png"])
+    assert cases.names[0] == unicodedata.normalize("NFC", "é1")
 
 
 def test_summary_shows_what_was_read(tmp_path, capsys):
@@ -176,25 +190,48 @@ def test_summary_shows_what_was_read(tmp_path, capsys):
         "  foreground: 12.6% of the pixels, 0 empty masks"]
 
 
-def test_unpaired_files_are_left_out_on_request(tmp_path, capsys):
+def test_unpaired_files_are_left_out_or_are_empty_masks_on_request(tmp_path, capsys):
     write_cases(tmp_path, range(15))
     for i in range(12):
         (tmp_path / f"heart/{i}.png").unlink()
-    (tmp_path / "images/14.png").unlink()
     with pytest.raises(data.BadInput, match=r"12 image\(s\) without heart=heart/{}.\*: 0, 1, 10.* "
-                       r"and 2 more, 1 mask.*without image: 14; .* --skip-unpaired"):
-        data.read(tmp_path)
-    assert check(tmp_path, (12, 13), ("heart",), skip_unpaired=True).names == ["12", "13"]
+                       r"and 2 more, 0 mask.* --skip-unpaired, or --missing-empty"):
+        read(tmp_path)
+    assert check(tmp_path, (12, 13, 14), ("heart",), skip_unpaired=True).names == ["12", "13", "14"]
     assert "left out: 12 image(s) without heart=heart/{}.*: 0, 1, 10" in capsys.readouterr().out
+    cases = read(tmp_path, missing_empty=True)
+    assert list(cases.labels.any(axis=(1, 2, 3))) == [int(name) >= 12 for name in cases.names]
+    assert "12 image(s) without heart=heart/{}.*, empty: 0, 1, 10" in capsys.readouterr().out
 
 
 def test_images_without_masks_and_a_single_image(tmp_path):
     write(tmp_path / "images/1.png", noise(1)[:40])
-    source, cases = data.load_all(tmp_path, 64)
-    assert source.labels is None and cases is None and source.shapes == [(40, 64)]
+    cases = read(tmp_path)
+    assert cases.labels is None and cases.clean is None and cases.shapes == [(40, 64)]
     write(tmp_path / "heart/1.png", np.zeros((40, 64), bool))
-    cases = data.load_all(tmp_path, 64)[1]
-    assert cases.labels.shape == (1, 1, 64, 64) and not cases.known
+    cases = read(tmp_path)
+    assert cases.labels.shape == (1, 1, 256, 256) and not cases.known
+
+
+def test_what_is_no_image_is_not_read_and_what_is_united_is_counted(tmp_path, capsys):
+    write_cases(tmp_path)
+    for name in ("images/1.txt", "images/Thumbs.db", "heart/1.json", "images/old/7.png"):
+        write(tmp_path / name, GRAY, format="PNG")
+    write(tmp_path / "heart/1.bmp", disc(1))
+    check(tmp_path, classes=("heart",))
+    printed = capsys.readouterr().out
+    assert ("4 file(s) that fit no pattern: heart/1.json, images/1.txt, images/Thumbs.db, "
+            "images/old/7.png") in printed
+    assert "as in heart/1.bmp; 1 to 2 files a case, united" in printed
+
+
+@pytest.mark.parametrize("file", [
+    "fixed/1.png", "fixed/heart/1.png", "[heart]=b/fixed/1.png", "[heart]=b/1_new.png"])
+def test_redrawn_labels_in_a_default_layout_are_no_class(file, tmp_path):
+    write_cases(tmp_path, masks="[heart]=b")
+    write(tmp_path / file, data.dilate(disc(1), 9))
+    cases = read(tmp_path, clean=["./" + file.replace("1", "{}")])
+    assert cases.classes == ("[heart]=b",) and cases.operation == ["given", "", ""]
 
 
 # --------------------------------------------------------------------------- values of masks
@@ -213,6 +250,8 @@ VALUES = [  # =VALUE, the mask of case i, and the part of the disc that it means
     ("=0", lambda i: ~disc(i), "all"),
     ("=#804080", lambda i: colored(disc(i, "left"), (128, 64, 128)), "left"),
     ("=#808080", lambda i: two_values(i, 128, 64), "left"),
+    ("=#000000", lambda i: ~disc(i), "all"),
+    ("=1-", lambda i: disc(i).astype(np.float32) * 3, "all"),
 ]
 
 
@@ -224,13 +263,32 @@ def test_values_say_which_pixels(value, mask, part, tmp_path):
     check(tmp_path, part=part, masks=[f"masks/{{}}.tif{value}"])
 
 
-def test_a_palette_with_colors_counts_indices_or_colors_and_a_gray_one_grays(tmp_path):
+def test_a_palette_counts_as_the_colors_that_one_sees(tmp_path):
+    """Pillow's GIF writer orders the palette of each file in its own way, as in the second one."""
     for i in NUMBERS:
         write(tmp_path / f"images/{i}.png", noise(i))
-        write(tmp_path / f"colors/{i}.png", two_values(i, 1, 2), [0, 0, 0, 128, 0, 0, 0, 9, 0])
+        write(tmp_path / f"colors/{i}.png", two_values(i, 1, 2), [0, 0, 0, 128, 0, 0, 0, 99, 0])
         write(tmp_path / f"grays/{i}.png", two_values(i, 1, 2), [0, 0, 0, 85, 85, 85, 9, 9, 9])
-    for text in ("colors/{}.png=1", "colors/{}.png=#800000", "grays/{}.png=85"):
+        write(tmp_path / f"gif/{i}.gif", colored(disc(i), (0, 0, 255)))
+        write(tmp_path / f"jpg/{i}.jpg", colored(disc(i), (0, 0, 255)), quality=95)
+    write(tmp_path / "colors/2.png", 2 - two_values(2, 1, 2), [0, 99, 0, 128, 0, 0, 0, 0, 0])
+    for text in ("colors/{}.png=#800000", "colors/{}.png=100-", "grays/{}.png=85"):
         check(tmp_path, part="left", masks=[text])
+    for text in ("colors/{}.png=1-", "gif/{}.gif=1-", "gif/{}.gif", "jpg/{}.jpg=128-"):
+        check(tmp_path, masks=[text])
+    with pytest.raises(data.BadInput, match="indices differ between files; write =#800000, not =1"):
+        read(tmp_path, masks=["colors/{}.png=1"])
+
+
+def test_five_colors_of_one_file_are_decoded_once(tmp_path, monkeypatch):
+    for i in NUMBERS:
+        write(tmp_path / f"images/{i}.png", noise(i))
+        write(tmp_path / f"masks/{i}.png", colored(disc(i), (128, 64, 128)))
+    opened, open_image = [], data.open_image
+    monkeypatch.setattr(data, "open_image",
+                        lambda path, notes: opened.append(path) or open_image(path, notes))
+    read(tmp_path, masks=[f"c{k}=masks/{{}}.png=#80408{k}" for k in range(5)])
+    assert len(opened) == len(set(opened)) == 6
 
 
 # ------------------------------------------------------------------------------------------ formats
@@ -264,6 +322,46 @@ def test_images_of_every_format_are_read_as_gray(name, tmp_path):
     assert np.array_equal(data.read_image(str(tmp_path / name), Counter()), expected)
 
 
+def test_deep_images_of_few_levels_keep_all_of_them(tmp_path):
+    write(tmp_path / "x.png", (GRAY % 5).astype(np.uint16))
+    image = data.read_image(str(tmp_path / "x.png"), Counter())
+    assert np.array_equal(image, np.array([0, 63, 127, 191, 255])[GRAY % 5])
+
+
+def patched(array, tag, old, new, **options):
+    """The bytes of a TIFF, one tag of which (2 bytes a value) is changed from `old` to `new`."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "TIFF", **options)
+    before, after = (struct.pack("<HHII", tag, 3, 1, value) for value in (old, new))
+    assert file.getvalue().count(before) == 1
+    return file.getvalue().replace(before, after)
+
+
+DEEP = GRAY.astype(np.uint16) * 257
+RGB = np.dstack([GRAY] * 3)
+MISREAD = {  # file: its bytes
+    "planar.tif": patched(RGB, 284, 1, 2).replace(bytes([8, 0] * 3), bytes([16, 0] * 3)),
+    "inverted.tif": patched(DEEP, 262, 1, 0),
+    "int8.tif": patched(GRAY, 339, 2, 2, tiffinfo={339: 2}),
+    "uint32.tif": patched(GRAY.astype(np.int32) - 9, 339, 2, 1),
+    "lab.tif": patched(RGB, 262, 2, 8),
+    "deep.ppm": b"P6 64 64 65535\n" + np.dstack([DEEP] * 3).astype(">u2").tobytes(),
+    "x.jp2": GRAY, "x.sgi": GRAY,  # of 8 bits, but refused altogether
+}
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_what_pillow_misreads_in_silence_is_refused(name, tmp_path):
+    if isinstance(MISREAD[name], bytes):
+        (tmp_path / name).write_bytes(MISREAD[name])
+    else:
+        write(tmp_path / name, MISREAD[name])
+    assert np.asarray(Image.open(tmp_path / name)).size >= GRAY.size  # Pillow says nothing
+    message = "cannot be read .*PNG" if name[0] == "x" else "has bits, signs or colors that Pil"
+    with pytest.raises(data.BadInput, match=message):
+        data.read_image(str(tmp_path / name), Counter())
+
+
 @pytest.mark.parametrize("padding", [60000, -32768])
 def test_deep_images_keep_their_grays_whatever_their_padding(padding, tmp_path):
     deep = GRAY.astype(np.int32) * 4 + 1000
@@ -292,19 +390,31 @@ def rename(old, new):
     return lambda root: (root / old).rename(root / new)
 
 
+def add(name, array=GRAY):
+    return lambda root: write(root / name, array)
+
+
 PNG = ("images/{}.png", ["heart/{}.png"])
+TIF = ("images/{}.png", ["heart/{}.*=1-"])
+HALF = disc(1) * np.float32(0.5)
 BAD = [  # what is done to a good folder, --images and --masks, and what the one line must say
-    (shutil.rmtree, None, "no such folder; write one, or phantoms"),
-    (rename("images", "img"), None, r"images/{}.\* fits no file; there are heart, img; see --im"),
+    (shutil.rmtree, None, "no such folder; write one, phantoms, or phantoms:N"),
+    (rename("images", "img"), None, r"images/{}.\* fits no file.* heart/1.png, .*; see --im"),
     (rename("heart/1.png", "heart/3.png"), PNG,
      r"1 image\(s\) without heart/{}.png: 1, 1 mask\(s\) without image: 3; .*--skip"),
-    (lambda root: write(root / "images/1.TIF", GRAY), None, "several images: 1; correct --images"),
+    (add("images/1.TIF"), None, "several images for 1; correct --images"),
+    (add("notes/1.txt.png"), None, "3 image.* without notes=notes.*each folder a class"),
+    (lambda root: os.symlink("gone", root / "lungs"), None, "'lungs' is a broken link"),
+    (lambda root: os.symlink("gone", root / "heart/3.png"), None, "'heart/3.png' is a broken link"),
+    (rename("images/1.png", "images/\udce9.png"), None, r"'images/\\udce9.png' is .* in UTF-8"),
     (rename("images/1.png", "images/p_1_2.png"), ("images/{}_*.png", ["heart/{}.png"]),
      "finds two names in images/p_1_2.png: p and p_1; write more of the name"),
+    (None, ("*/{}.png", ["heart/{}.png", "images/{}.png"]), r"\*/{}.png fits no file, or only thos"),
     (None, ("images/*.png", ["heart/{}.png"]), r"images/\*.png: write {} for the name"),
-    (None, ("im/{}.png", ["heart/{}.png"]), "im/{}.png fits no file; there are heart, images"),
+    (None, ("im/{}.png", ["heart/{}.png"]), "im/{}.png fits no file"),
     (None, ("images/{}.png", ["heart/{}.png=a"]), "{}.png=a: .* is a number .* or a color"),
     (None, ("images/{}.png", ["average=heart/{}.png"]), "none may be called average"),
+    (None, ("images/{}.png", ["..=heart/{}.png"]), "none may be called average, or begin with a"),
     (None, ("images/{}.png", None), "no masks; say where they are with --masks"),
     (lambda root: os.truncate(root / "images/1.png", 300), None, "1.png: cannot be read .*; repl"),
     (replace("images/1.png", "images/1.tif", np.full((64, 64), np.nan, np.float32)), None, "NaN"),
@@ -314,11 +424,15 @@ BAD = [  # what is done to a good folder, --images and --masks, and what the one
      r"heart/1.png: height and width \(40, 64\), but \(64, 64\) in the image.*; make them alike"),
     (replace("heart/1.png", "heart/1.png", two_values(1, 3, 9)), None,
      r"1.png: values 0, 3, 9 in heart=heart/{}.\*, not 0 and one other; .*=1- .*=128- .*=VALUE"),
+    (replace("heart/1.png", "heart/1.png", two_values(1, 3, 9) * np.uint16(5000)), None, "=22500- "),
     (replace("heart/1.png", "heart/1.png", two_values(1, 7, 7)), None, "10.png: values 0, 7, 255"),
+    (replace("heart/1.png", "heart/1.tif", HALF), TIF, "1.tif: not only whole numbers"),
+    (replace("heart/1.png", "heart/1.tif", HALF - 1), TIF, "1.tif: not only whole numbers"),
+    (add("heart/1.png", np.dstack([RGB, GRAY])), TIF, "1.png: half-transparent pixels; save the mask without transparency"),
     (for_all(np.invert), None, "masks of heart seem inverted, .*; write heart=heart/{}.*=0 if th"),
-    (for_all(np.zeros_like), None, "every mask of heart is empty or full; correct the masks"),
+    (for_all(np.zeros_like), None, "every training mask of heart is empty or full at --size 64; see"),
     (replace("heart/1.png", "heart/1.jpg"), None, "1.jpg: JPEG and WebP blur the values.*=128-"),
-    (replace("heart/1.png", "heart/1.jpg"), ("images/{}.png", ["heart/{}.*=1-"]), "blur the val"),
+    (replace("heart/1.png", "heart/1.jpg"), TIF, "JPEG and WebP blur the values"),
 ]
 
 
@@ -330,36 +444,17 @@ def test_bad_folders_are_refused_in_one_line(damage, patterns, message, tmp_path
         damage(root)
     images, masks = patterns or (None, None)
     with pytest.raises(data.BadInput, match=message) as error:
-        data.load(root, 64, 0, "5-13", 0, images=images, masks=masks)
+        data.load(data.Options(root, images, masks, size=64))
     assert "\n" not in str(error.value)
 
 
-def test_files_that_fit_no_pattern_are_told(tmp_path, capsys):
-    images, masks = data.phantoms(4, size=64)
-    write_folder(tmp_path, images, heart=masks[:, 1])
-    (tmp_path / "images" / "case9.ppm").write_bytes(b"")
-    data.read(tmp_path, "images/{}.png", ["heart=heart/{}.png"])
-    assert "1 file(s) that fit no pattern: images/case9.ppm" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("text", ["case1\n", "place,name,loss\n1,case1,0.5\n", "\ufeffcase1\r\n"])
-def test_exclude_takes_names_or_the_rows_of_a_suspects_csv(text, tmp_path):
-    (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
-    names = ["case0", "case1", "case2"]
-    kept = data.exclude_cases(tmp_path / "bad.csv", names, np.array([0, 1, 2]), [])
-    assert kept.tolist() == [0, 2]
-
-
-@pytest.mark.parametrize("content", [b"", b"caf\xe9\n", "case1\n".encode("utf-16"), b"case9\n",
-                                     b"case2\n"])
-def test_exclude_refuses_unknown_names_and_test_cases_alone(content, tmp_path):
-    (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(data.BadInput, match="one name a line"):
-        data.exclude_cases(tmp_path / "bad.txt", ["case1", "case2"], np.array([0]), ["case2"])
-
-
-@pytest.mark.parametrize("name", ["..", "a/b", "average"])
-def test_class_names_cannot_lead_elsewhere(name, tmp_path):
-    write_folder(tmp_path, *[masks for masks in data.phantoms(3, size=32)[:1]])
-    with pytest.raises(data.BadInput, match="none may be called average"):
-        data.read(tmp_path, "images/{}.png", [f"{name}=images/{{}}.png"])
+@pytest.mark.parametrize("side, dot, size", [(128, 3, 64), (1024, 4, 256)])  # lost once, or twice
+def test_objects_that_vanish_by_resizing_are_counted(side, dot, size, tmp_path, capsys):
+    mask = np.zeros((side, side), bool)
+    mask[20:20 + dot // 2, 20] = True
+    for i in NUMBERS:
+        write(tmp_path / f"images/{i}.png", noise(i, side))
+        write(tmp_path / f"dots/{i}.png", mask)
+    with pytest.raises(data.BadInput, match=f"every .* dots is empty or full at --size {size}"):
+        data.load(data.Options(tmp_path, size=size))
+    assert f"3 mask(s) of dots have objects too small for --size {size}" in capsys.readouterr().out

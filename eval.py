@@ -25,7 +25,7 @@ import pal
 
 CHUNK = 32  # images predicted at once
 YELLOW, SKY, RED = (255, 215, 0), (86, 180, 233), (255, 48, 48)  # label, prediction, clean label
-# A ranking's name in the metrics -> its column in `label_rows`, and -1 if bad labels are low in it.
+# A ranking's name in the metrics -> its column of suspects.csv, and -1 if bad labels are low in it.
 RANKINGS = {"score": ("score", -1), "loss": ("loss", 1), "softmin": ("softmin", -1),
             "ranks": ("mean_rank", -1)}
 
@@ -49,7 +49,7 @@ def run_main(main):
     except (data.BadInput, OSError, MemoryError, RuntimeError) as error:
         reason, code = str(error) or "out of memory", 2
         if isinstance(error, RuntimeError):
-            if "memory" not in reason or "format" in reason:
+            if "memory" not in reason or "format" in reason:  # a "memory format" is no lack of it
                 raise
             reason = "out of memory; train with a smaller --size or --batch"
     print(f"{Path(sys.argv[0]).name}: {' '.join(reason.split())}", file=sys.stderr)
@@ -76,7 +76,7 @@ def write_csv(path, rows):
 
 def write_json(path, content):
     """Write `content` as readable JSON."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_file(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def save_checkpoint(path, state):
@@ -211,7 +211,7 @@ def mean_rank(scores, losses, softmin):
 
 
 def outstanding_class(class_losses, classes):
-    """Name each label's class whose loss is farthest above that class's mean, in deviations."""
+    """Name each label's class whose loss is most standard deviations above that class's mean."""
     deviation = np.maximum(class_losses.std(axis=1, keepdims=True), 1e-9)
     above = (class_losses - class_losses.mean(axis=1, keepdims=True)) / deviation
     return [classes[c] for c in above.argmax(axis=0)]
@@ -247,14 +247,16 @@ def label_rows(unet, qam, cases, lam, strategy=None, split=None):
     if len(cases.classes) > 1:
         columns.update({f"loss_{name}": each for name, each in zip(cases.classes, class_losses)})
         columns["stands_out"] = outstanding_class(class_losses, cases.classes)
-    columns.update(softmin=softmin, mean_rank=mean_rank(scores, losses, softmin))
-    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+    columns["softmin"] = softmin
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]  # one dict a label
 
 
 def worst_first(rows):
-    """Sort rows by mean rank and number them: place 1 is the worst label."""
-    ordered = sorted(rows, key=lambda row: row["mean_rank"])
-    return [{"place": place, **row} for place, row in enumerate(ordered, start=1)]
+    """Add the mean rank to rows, sort by it and number them: place 1 is the worst label."""
+    columns = [np.array([row[name] for row in rows]) for name in ("score", "loss", "softmin")]
+    ranked = [{**row, "mean_rank": rank} for row, rank in zip(rows, mean_rank(*columns))]
+    ranked.sort(key=lambda row: row["mean_rank"])
+    return [{"place": place, **row} for place, row in enumerate(ranked, start=1)]
 
 
 def detection_metrics(rows):
@@ -279,9 +281,10 @@ def evaluate(unet, qam, training, test, lam, strategy):
     unseen = label_rows(unet, qam, test, lam, split="test")
     weights = np.array([row["weight"] for row in rows])
     effective = float(weights.sum() ** 2 / (weights ** 2).sum())  # N if all are equal
-    metrics = {**dice_metrics(unet, test),
-               "audit": {"training": detection_metrics(rows), "unseen": detection_metrics(unseen)},
-               "effective_sample_size": effective, "lam": lam}
+    audit = {"training": detection_metrics(worst_first(rows)),
+             "unseen": detection_metrics(worst_first(unseen))}
+    metrics = {**dice_metrics(unet, test), "audit": audit, "effective_sample_size": effective,
+               "lam": lam}
     # If nobody knows which labels are clean, those of the test are to be looked at as well.
     return metrics, worst_first(rows if training.known else rows + unseen)
 
@@ -328,12 +331,15 @@ def print_results(metrics, known):
 
 
 def table_of(folder):
-    """Make the rows of --table, one a run, the first row its titles; empty columns are left out."""
+    """Make the rows of --table, one for each finished run, the first row its titles."""
     rows, titles = [], {}
-    for path in sorted(Path(folder).rglob("metrics.json")):
+    for path in sorted(Path(folder).rglob("config.json")):
+        if not path.with_name("metrics.json").exists():  # not finished
+            continue
         try:
-            config = json.loads(path.with_name("config.json").read_text())
-            settings, metrics = config["arguments"], json.loads(path.read_text())
+            config = json.loads(path.read_text())
+            settings = config["arguments"]
+            metrics = json.loads(path.with_name("metrics.json").read_text())
             row = {"run": str(path.parent.relative_to(folder)), "strategy": settings["strategy"],
                    "noise": str(settings["noise"]), "seed": str(settings["seed"]),
                    "data": config["digest"][:6]}
@@ -418,14 +424,14 @@ show();
 </script>"""
 
 
-def overlay(image, outlines, scale=None):
+def overlay(image, outlines):
     """Draw outlines (mask (H, W) or (C, H, W) bool, color) on an image (H, W), enlarged -> RGB."""
     height, width = image.shape
-    scale = scale or max(1, 256 // height)
+    scale = max(1, 256 // height)
     size = (width * scale, height * scale)
     pixels = np.array(Image.fromarray(image).resize(size, Image.BILINEAR).convert("RGB"))
     for masks, color in outlines:
-        for mask in masks.reshape(-1, height, width):  # one by one: touching classes keep edges
+        for mask in masks.reshape(-1, height, width):  # one by one: touching classes keep theirs
             # Bilinear and cut at one half: smoother than nearest, and a single pixel survives.
             large = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.BILINEAR)
             large = np.asarray(large) > 127
@@ -559,7 +565,7 @@ def main(argv=None):
         parser.error("give a run folder, or --table and the folder of all of them")
     if (arguments.data is None) != (arguments.out is None) or (arguments.table and arguments.data):
         parser.error("--data FOLDER goes with a run and with --out, a new folder")
-    typed = {word for word in argv or sys.argv[1:] if word.startswith("--")}
+    typed = {word.partition("=")[0] for word in argv or sys.argv[1:] if word[:2] == "--"}
     if arguments.data is None and typed - {"--table"}:
         parser.error(f"{', '.join(sorted(typed))}: only with --data; a run has its own")
     if arguments.table:

@@ -6,8 +6,8 @@
     python train.py --data FOLDER --noise 0.75 --paper           # the settings of section 3.2
     python train.py --resume RUN                                 # go on with an interrupted run
 
-The run folder (--out) receives config.json, log.csv, suspects.csv, suspects.html, metrics.json,
-checkpoint.pt, and plots.
+The run folder (--out) receives config.json, log.csv, suspects.csv, suspects.html, metrics.json, and
+checkpoint.pt.
 """
 import argparse
 import json
@@ -44,17 +44,16 @@ DICE_EVERY = 4  # epochs: testing after each would take a tenth longer
 
 # -------------------------------------------------------------------------------- one training step
 # A step takes losses (N, classes), labels (N, classes, H, W), raw scores (N,) and lambda. It
-# returns the loss and the weights (N,). `pal.pick_and_learn` is the method, and with equal scores
-# the baseline; these are the others.
+# returns the loss and the weights (N,). `pal.pick_and_learn` is the method; these are the others.
 
 def step_without_trend(losses, labels, scores, lam):
-    """Compute eq. (1) as the paper has it."""
+    """Compute eq. (1) as the paper has it; with equal scores, the baseline."""
     weights = quality_weights(scores, lam)
     return weighted_loss(losses, weights), weights.detach()
 
 
 def oracle_step(losses, labels, scores, lam):
-    """Weigh clean labels (score 1) equally, and noisy ones (score 0) not at all."""
+    """Weight clean labels (score 1) equally, and noisy ones (score 0) not at all."""
     weights = scores / scores.sum().clamp_min(1)  # a mini-batch may have no clean label
     return weighted_loss(losses, weights), weights
 
@@ -178,7 +177,7 @@ def has_fast_bf16(device, cpu):
 
 
 def train(arguments):
-    """Train one run, from the data to the plots; see the module's docstring."""
+    """Train one run, from the data to suspects.html; see the module's docstring."""
     started = time.perf_counter()
 
     # 1. Data
@@ -192,7 +191,8 @@ def train(arguments):
         raise BadInput(f"{arguments.data}: {len(training.names)} training images; three or more "
                        "are needed: add images")
     if arguments.strategy == "oracle" and not 0 < training.noisy.mean() < 1:
-        raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
+        raise BadInput("--strategy oracle needs clean and noisy labels; choose --noise between 0 "
+                       "and 1, or add --clean")
     print_data_summary(training, test)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.from_numpy(training.images).to(device)  # (N, H, W) uint8
@@ -214,12 +214,14 @@ def train(arguments):
              "digest": data.digest(training, test)}
     if arguments.resume:
         state.update(resume(out, state["digest"], parts))
-    out.mkdir(parents=True, exist_ok=bool(arguments.resume))
-    evaluation.write_json(out / "config.json", {
-        "arguments": settings, "digest": state["digest"], "commit": commit(), "device": str(device),
-        "cpu": cpu.get("cpu_name") or platform.processor(), "bf16": recipe.bf16,
-        "threads": torch.get_num_threads(), "python": platform.python_version(),
-        "torch": torch.__version__, "numpy": np.__version__})
+    else:
+        out.mkdir(parents=True)
+        evaluation.write_json(out / "config.json", {
+            "arguments": settings, "digest": state["digest"], "commit": commit(),
+            "device": str(device), "cpu": cpu.get("cpu_name") or platform.processor(),
+            "bf16": recipe.bf16, "threads": torch.get_num_threads(),
+            "python": platform.python_version(), "torch": torch.__version__,
+            "numpy": np.__version__})
     log = state["log"]
     if log:
         started -= log[-1]["seconds"]  # of training before the interruption
@@ -243,7 +245,7 @@ def train(arguments):
         state["label_weights"].append(weights)
         state["losses"] = [*state["losses"], losses][-LOOK:]
         if epoch == max(1, arguments.epochs // 2):  # once: lambda for the second half
-            is_auto = arguments.lam == "auto"
+            is_auto = arguments.lam == "auto" and epoch < arguments.epochs
             state["share"], state["lam"] = choose_lambda(state["losses"], state["lam"], is_auto)
         state_dicts = {name: part.state_dict() for name, part in parts.items()}
         evaluation.save_checkpoint(out / "checkpoint.pt", {**state, **state_dicts})
@@ -300,7 +302,8 @@ def share_text(share):
 def print_data_summary(training, test):
     """Print what a careful reader checks first: counts, sizes, areas, and what the noise did."""
     def per_class(values):
-        return ", ".join(f"{name} {value:.3f}" for name, value in zip(training.classes, values))
+        pairs = zip(training.classes, values)
+        return ", ".join(f"{name} {evaluation.cell(value)}" for name, value in pairs)
 
     count, size, noisy = len(training.names), training.images.shape[-1], training.noisy
     print(f"{count} training and {len(test.names)} test images, {size} x {size}")
@@ -361,8 +364,9 @@ def print_epoch(row, epochs):
     clean, noisy = row.get("weight_clean_mean"), row.get("weight_noisy_mean", math.nan)
     if math.isfinite(noisy):
         line += f"  weight x N: clean {clean:.2f} noisy {noisy:.2f}"
-    if math.isfinite(row["dice_average"] or math.nan):
-        line += f"  test Dice {row['dice_average']:.3f}"
+    dice = row["dice_average"]
+    if dice is not None and math.isfinite(dice):
+        line += f"  test Dice {dice:.3f}"
     print(f"{line:75s}{left:4.0f} s left", flush=True)
 
 
@@ -412,8 +416,8 @@ def run_name(arguments):
 def resume(out, digest, parts):
     """Load the checkpoint, if there is one, into `parts`; return the rest of it, or {}."""
     if json.loads((out / "config.json").read_text())["digest"] != digest:
-        raise BadInput(f"{out}: the data are no longer those of this run; choose another --out, or "
-                       "say with --data where they lie now")
+        raise BadInput(f"{out}: the data are no longer those of this run; say with --data where "
+                       "they lie now, or begin a new run")
     if not (out / "checkpoint.pt").exists():  # interrupted in the first epoch
         return {}
     checkpoint = evaluation.read_checkpoint(out)
@@ -454,7 +458,7 @@ def parse_arguments(argv=None):
     add("--test-masks", nargs="+", metavar="PATTERN", help="their masks")
     add("--strategy", default="qam+ocm", choices=STRATEGIES,
         help="baseline: equal weights; loss: small losses count more, no QAM; qam: no bound; "
-             "qam+ocm (default): with our area trend and lambda; oracle: clean labels only")
+             "qam+ocm (default); both with our area trend; oracle: clean labels only")
     add("--noise", type=float, help="share of labels to damage (phantoms 0.5, folders 0)")
     add("--band", default="5-13", help="radius of the noise in pixels of a 256 grid (%(default)s)")
     add("--noise-kind", default="erode-dilate",
@@ -479,7 +483,7 @@ def parse_arguments(argv=None):
         help=f"section 3.2, our networks: lambda 2, no area trend, constant rates, {literal}")
     arguments = parser.parse_args(argv)
     if arguments.resume:
-        typed = {word for word in argv or sys.argv[1:] if word.startswith("--")}
+        typed = {word.partition("=")[0] for word in argv or sys.argv[1:] if word[:2] == "--"}
         if typed - {"--resume", "--data"}:
             parser.error("--resume takes the options of the run, beside it only --data")
         return arguments_of_run(arguments.resume, arguments.data if "--data" in typed else None)
@@ -504,18 +508,17 @@ def arguments_of_run(run, moved_data):
 
 def choose_method(arguments):
     """Fill in lambda and area trend; BadInput if they are given to a strategy without them."""
-    a, has_lambda = arguments, arguments.strategy in ("qam+ocm", "loss")
-    has_trend = arguments.strategy in ("qam", "qam+ocm")
-    for option, value, applies in (("--lam", a.lam, has_lambda),
-                                   ("--area-trend", a.area_trend, has_trend)):
-        if value is not None and not applies:
-            raise BadInput(f"{option}: --strategy {a.strategy} has none; leave it out")
-    if has_lambda and a.lam is None:
-        a.lam = 2.0 if a.paper else "auto"
-    if has_trend and a.area_trend is None:
-        a.area_trend = not a.paper
-    if a.strategy == "oracle" and a.noise in (0, 1) and not a.clean:
-        raise BadInput("--strategy oracle needs clean and noisy labels; add --noise or --clean")
+    a = arguments
+    if a.strategy in ("qam+ocm", "loss"):
+        if a.lam is None:
+            a.lam = 2.0 if a.paper else "auto"
+    elif a.lam is not None:
+        raise BadInput(f"--lam: --strategy {a.strategy} has no lambda; leave it out")
+    if a.strategy in ("qam", "qam+ocm"):
+        if a.area_trend is None:
+            a.area_trend = not a.paper
+    elif a.area_trend is not None:
+        raise BadInput(f"--[no-]area-trend: --strategy {a.strategy} has no choice; leave it out")
 
 
 def check_arguments(arguments):
@@ -529,7 +532,7 @@ def check_arguments(arguments):
         ("lam", a.lam in (None, "auto") or 0 <= a.lam < math.inf, "auto, or 0 or more"),
         ("size", 32 <= a.size <= GRID and a.size % 16 == 0, f"a multiple of 16 from 32 to {GRID}"),
         ("epochs", a.epochs >= 1, "1 or more"),
-        ("batch", a.batch >= 3, "3 or more, better 8 or more"),
+        ("batch", a.batch >= 3, "3 or more, better 16,"),
         ("lr", 0 <= a.lr < math.inf, "0 or more"),
         ("qam_lr", 0 <= a.qam_lr < math.inf, "0 or more"),
         ("width", 1 <= a.width <= 1024, "from 1 to 1024"),

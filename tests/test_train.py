@@ -196,7 +196,7 @@ def test_one_lambda_is_used_after_one_epoch_and_told_everywhere(tmp_path):
                "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     lam = json.loads((tmp_path / "run" / "metrics.json").read_text())["lam"]
-    assert f"lambda {lam:.2g} from here on" in done.stdout
+    assert lam == 2 and "lambda 2 from here on" in done.stdout  # no other was trained with
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["lam"] == lam
 
 
@@ -404,12 +404,13 @@ def test_run_folders_are_named_after_what_is_not_the_default(words, name):
     ("--band 0-3", "0-3"), ("--band 5", "--band 5"), ("--lam -1", "--lam -1"),
     ("--lam nan", "--lam nan"), ("--size 100", "multiple of 16"), ("--size -1", "--size"),
     ("--size 512", "--size 512: a multiple of 16 from 32 to 256"), ("--size 16", "from 32"),
-    ("--lam 1 --strategy qam", "--lam: --strategy qam has none"),
-    ("--no-area-trend --strategy baseline", "--area-trend: --strategy baseline has none"),
+    ("--lam 1 --strategy qam", "--lam: --strategy qam has no lambda"),
+    ("--no-area-trend --strategy baseline", "area-trend: --strategy baseline has no choice"),
     ("--data phantoms:3 --width 10000000", "--width 10000000: from 1 to 1024"),
     ("--data phantoms:2", "a split needs three"), ("--data nowhere", "nowhere"),
     ("--batch 2", "--batch 2"),
-    ("--strategy best", "qam+ocm"), ("--strategy oracle --noise 0", "add --noise or --clean"),
+    ("--strategy best", "qam+ocm"),
+    ("--data phantoms:9 --strategy oracle --noise 0", "choose --noise between 0 and 1"),
     ("--resume nowhere", "--resume nowhere: no run folder"), ("--lr inf", "--lr inf"),
     ("--resume nowhere --epochs 3", "beside it only --data"),
     ("--group [", "--group ["), ("--epochs 0", "--epochs 0"), ("--nose 0.5", "--nose")])

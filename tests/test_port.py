@@ -102,7 +102,7 @@ def test_a_nan_loss_spoils_the_qam_for_good_and_one_can_see_it_before():
 def test_the_page_tells_what_no_check_can_see():
     for words in ("shuffle=True", "gather index and losses first", "the QAM sees predictions",
                   "pick_and_learn(losses=..., labels=..., scores=...)", "the sum of its rates",
-                  "once, half-way", "pixels to ignore (255)", "loss.isfinite()",
+                  "once, halfway", "pixels to ignore (255)", "loss.isfinite()",
                   "loss built from the returned weights", "`standardize` in a dataset"):
         assert words in PAGE.replace("\n", " ")
 

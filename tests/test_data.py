@@ -166,7 +166,7 @@ def test_own_test_images_are_not_split_and_what_they_share_is_told(folder, capsy
     training, test = load(folder, images="images/{}.png", masks=["heart=heart/{}.png"], **own)
     assert len(training.names) == 12 and test.names == ["test/case0", "test/case2", "test/x"]
     printed = capsys.readouterr().out
-    assert "2 test case(s) with the name of a training case: test/case0, test/case2;" in printed
+    assert "2 test name(s) that training has, too: test/case0, test/case2; leave" in printed
     assert ("2 test image(s) identical to a training image, or nearly: test/case0 = case0, "
             "test/x = case1; leave one of each out with --exclude") in printed
 
@@ -191,7 +191,7 @@ def test_frames_of_videos_are_told_and_the_hint_works_when_followed(folder, caps
             (folder / name / f"case{i}.png").rename(folder / name / f"v{i // 3}_{i % 3:03}.png")
     load(folder)
     hint = re.search(r'([1-9]\d*) pairs of consecutive names across the split, such as '
-                     r'(v\d_)00\d and \2.*--group "(.*)" if', capsys.readouterr().out)
+                     r'(v\d_)00\d and \2.*--group "(.*)" from', capsys.readouterr().out)
     training, test = load(folder, group=hint[3])
     assert not {name[:2] for name in training.names} & {name[:2] for name in test.names}
     assert "consecutive" not in capsys.readouterr().out

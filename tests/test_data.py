@@ -37,8 +37,7 @@ def test_morphology_is_the_euclidean_disc(n, share):
     assert np.array_equal(mask, before)
 
 
-@pytest.mark.parametrize("noise, band", [
-    (0.0, (5, 13)), (0.25, (1, 8)), (0.5, (5, 13)), (0.75, (3, 3)), (1.0, (1, 2))])
+@pytest.mark.parametrize("noise, band", [(0, (5, 13)), (0.25, (1, 8)), (0.5, (3, 3)), (1, (1, 2))])
 def test_noise_touches_exactly_the_given_share(noise, band):
     clean = data.phantoms(11, size=64)[1]
     noisy, operation, pixels = data.corrupt_labels(clean, noise, band, seed=3)
@@ -172,23 +171,20 @@ def test_own_test_images_are_not_split_and_what_they_share_is_told(folder, capsy
 
 
 def test_own_split_folders_are_named_and_groups_are_searched_in_the_path(folder, capsys):
-    for name in ("images", "heart"):
-        for part in ("train", "test", "p9"):
-            (folder / part / name).mkdir(parents=True)
-        for i in range(12):
-            part = ("train", "test", "p9")[i % 3]
-            (folder / name / f"case{i}.png").rename(folder / part / name / f"case{i}.png")
-    training, test = load(folder, images="*/images/{}.png", masks=["*/heart/{}.png"],
-                          group=r"^\w+(?=/)")
+    for path in [*folder.glob("*/*.png")]:
+        part = ("train", "test", "p9")[int(path.stem[4:]) % 3]
+        (folder / part / path.parent.name).mkdir(parents=True, exist_ok=True)
+        path.rename(folder / part / path.parent.name / path.name)
+    sides = load(folder, images="*/images/{}.png", masks=["*/heart/{}.png"], group=r"^\w+(?=/)")
     assert "images of test, train: split anew at random; --test-images" in capsys.readouterr().out
-    parts = [{int(name[4:]) % 3 for name in cases.names} for cases in (training, test)]
+    parts = [{int(name[4:]) % 3 for name in cases.names} for cases in sides]
     assert len(parts[0]) == 2 and len(parts[1]) == 1 and not parts[0] & parts[1]
 
 
 def test_frames_of_videos_are_told_and_the_hint_works_when_followed(folder, capsys):
-    for name in ("images", "heart"):
-        for i in range(12):
-            (folder / name / f"case{i}.png").rename(folder / name / f"v{i // 3}_{i % 3:03}.png")
+    for path in [*folder.glob("*/*.png")]:
+        video, frame = divmod(int(path.stem[4:]), 3)
+        path.rename(path.parent / f"v{video}_{frame:03}.png")
     load(folder)
     hint = re.search(r'([1-9]\d*) pairs of consecutive names across the split, such as '
                      r'(v\d_)00\d and \2.*--group "(.*)" from', capsys.readouterr().out)
@@ -235,7 +231,6 @@ ARGUMENTS = [  # wrong arguments, and what the one line says
     ({"test_images": "images/{}.png", "test_masks": ["a=heart/{}.png"]}, "test masks of a; "),
     ({"clean": ["lungs=heart/{}.png"]}, "pattern of --clean needs CLASS= of one"),
     ({"exclude": "no.txt"}, "no.txt: 1 names, unknown: nobody; 8 .*one name a line, such as case0"),
-    ({"exclude": "all.txt"}, "all.txt: 12 names, unknown: none; 0 of 8 training and 0 of 4"),
 ]
 
 
@@ -243,7 +238,6 @@ ARGUMENTS = [  # wrong arguments, and what the one line says
 def test_wrong_arguments_are_refused(wrong, message, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "no.txt").write_text("nobody\n")
-    (tmp_path / "all.txt").write_text("\n".join(f"case{i}" for i in range(12)))
     with pytest.raises(data.BadInput, match=message):
         load(folder, **wrong)
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import struct
-import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -92,27 +91,21 @@ LAYOUTS = {  # row of the table: how case i is written
                        f"benign/benign ({i})_mask_1.png": disc(i, "right")},
     "VOC 2012": lambda i: {f"JPEGImages/2007_{i}.jpg": noise(i), f"JPEGImages/x{i}.jpg": noise(i),
                            f"SegmentationClass/2007_{i}.png": two_values(i, 8, 12)},
-    "Kvasir-SEG": lambda i: {f"images/cju{i}.jpg": noise(i), f"masks/cju{i}.jpg": disc(i)},
 }
 
 
 @pytest.mark.parametrize("row", LAYOUTS)
 def test_public_data_sets_are_read_with_the_patterns_of_the_page(row, tmp_path):
-    options = shlex.split(re.search(rf"^\| {row} \| `(--images.*)` \|$", PAGE, re.MULTILINE)[1])
-    masks = [option for option in options[3:] if option != "--skip-unpaired"]
+    rows = dict(re.findall(r"^\| (.*) \| `--images (.*)` \|$", PAGE, re.MULTILINE))
+    assert all(data.parse_pattern(text) for options in rows.values()
+               for text in shlex.split(options) if not text.startswith("--"))
+    images, _, *masks = shlex.split(rows[row].removesuffix(" --skip-unpaired"))
     for i in NUMBERS:
         for path, array in LAYOUTS[row](i).items():
             is_palette = row.startswith("VOC") and path.endswith("png")
             write(tmp_path / path, array, VOC_PALETTE if is_palette else None)
     classes = tuple(dict.fromkeys(mask.partition("=")[0] for mask in masks))
-    check(tmp_path, classes=classes, images=options[1], masks=masks,
-          skip_unpaired="--skip-unpaired" in options)
-
-
-def test_all_patterns_of_the_page_are_patterns():
-    for options in re.findall(r"^\| .* \| `--images (.*)` \|$", PAGE, re.MULTILINE):
-        for text in shlex.split(options):
-            assert text.startswith("--") or data.parse_pattern(text)
+    check(tmp_path, classes=classes, images=images, masks=masks, skip_unpaired="VOC" in row)
 
 
 def test_jsrt_archives_are_read_as_they_unzip(tmp_path):
@@ -139,19 +132,16 @@ def test_jsrt_archives_are_read_as_they_unzip(tmp_path):
 
 def test_default_folder_comes_back_as_written(tmp_path):
     images, masks = data.phantoms(4)
-    names = ["b", "a", "9", "C"]
-    for i, name in enumerate(names):
-        write(tmp_path / f"images/{name}.png", images[i])
-        for c, organ in enumerate(("lungs", "heart", "aorta")):
-            write(tmp_path / f"{organ}/{name}.bmp", masks[i, c])
+    for image, organs, name in zip(images, masks, ["9", "a", "b", "C"]):
+        write(tmp_path / f"images/{name}.png", image)
+        for organ, mask in zip(("lungs", "heart", "aorta"), organs):
+            write(tmp_path / f"{organ}/{name}.bmp", mask)
     (tmp_path / "images/.DS_Store").write_text("x")
     cases = read(tmp_path)
     assert cases.classes == ("lungs", "heart", "aorta") and cases.names == ["9", "a", "b", "C"]
-    order = [names.index(name) for name in cases.names]
-    assert np.array_equal(cases.images, images[order])
-    assert np.array_equal(cases.labels, masks[order])
+    assert np.array_equal(cases.images, images) and np.array_equal(cases.labels, masks)
     paths = [tmp_path / path for path in cases.paths]
-    assert np.array_equal(data.read_images(paths, 64), data.resize(cases.images, 64))
+    assert np.array_equal(data.read_images(paths, 64), data.resize(images, 64))
 
 
 @pytest.mark.parametrize("images, masks, image_file, mask_file", [
@@ -162,23 +152,16 @@ def test_default_folder_comes_back_as_written(tmp_path):
     ("../in/raw/{}.png", "../m/{}.png", "raw/{}.png", "../m/{}.png"),
     ("im[1]/{}.png", "heart=./a=b/{}.png", "im[1]/{}.png", "a=b/{}.png"),
     ("im/{*}/{}.png", "heart/{*}/{}.png", "im/p{}/0.png", "heart/p{}/0.png"),
-    ("é/{}_é.png", "heart/{}.png", "e\u0301/{}_e\u0301.png", "heart/{}.png"),
+    ("é/é{}.png", "ROOT/à/{}.png", "e\u0301/e\u0301{}.png", "../à/{}.png"),
 ])
 def test_patterns_find_their_files(images, masks, image_file, mask_file, tmp_path):
     for i in NUMBERS:
         write(tmp_path / "in" / image_file.format(i, i), noise(i), quality=100)
         write(tmp_path / "in" / mask_file.format(i, i), disc(i))
     classes = ("heart",) if masks.startswith("heart=") else ("foreground",)
+    masks = masks.replace("ROOT", str(tmp_path))
     cases = check(tmp_path / "in", images=images, masks=[masks], classes=classes)
     assert cases.names[0] in ("1", "p1", "1.2.1", "p1/0")
-
-
-def test_absolute_patterns_and_accents_of_both_kinds(tmp_path):
-    for i in NUMBERS:
-        write(tmp_path / "in" / unicodedata.normalize("NFD", f"images/é{i}.png"), noise(i))
-        write(tmp_path / unicodedata.normalize("NFC", f"à/é{i}.png"), disc(i))
-    cases = check(tmp_path / "in", classes=("a",), masks=[f"a={tmp_path}/à/{{}}.png"])
-    assert cases.names[0] == unicodedata.normalize("NFC", "é1")
 
 
 def test_summary_shows_what_was_read(tmp_path, capsys):
@@ -293,39 +276,14 @@ def test_five_colors_of_one_file_are_decoded_once(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------ formats
 
-@pytest.mark.parametrize("tag", [3, 6])
-@pytest.mark.parametrize("ending", ["jpg", "tif"])
-def test_images_and_masks_are_turned_as_their_tags_say(tag, ending, tmp_path):
+@pytest.mark.parametrize("tag, turns, ending", [(3, 2, "jpg"), (6, 1, "jpg"), (6, 1, "tif")])
+def test_images_and_masks_are_turned_as_their_tags_say(tag, turns, ending, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = tag
     for i in NUMBERS:
         for path, shown in ((f"images/{i}.{ending}", noise(i)), (f"masks/{i}.png", disc(i))):
-            stored = np.rot90(shown, 2 if tag == 3 else 1)
-            write(tmp_path / path, np.ascontiguousarray(stored), exif=exif, quality=100)
+            write(tmp_path / path, np.rot90(shown, turns).copy(), exif=exif, quality=100)
     check(tmp_path)
-
-
-FORMATS = {  # file: the image, what is read, and how it is saved
-    "rgb.png": (np.dstack([GRAY] * 3), GRAY, {}),
-    "rgba.png": (np.dstack([GRAY] * 3 + [np.full_like(GRAY, 9)]), GRAY, {}),
-    "colors.png": (np.dstack([noise(1), noise(2), noise(3)]),
-                   np.rint((noise(1).astype(float) + noise(2) + noise(3)) / 3), {}),
-    "palette.gif": (GRAY, GRAY, {}),
-    "x.webp": (GRAY, GRAY, {"lossless": True}),
-}
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_images_of_every_format_are_read_as_gray(name, tmp_path):
-    array, expected, options = FORMATS[name]
-    write(tmp_path / name, array, **options)
-    assert np.array_equal(data.read_image(str(tmp_path / name), Counter()), expected)
-
-
-def test_deep_images_of_few_levels_keep_all_of_them(tmp_path):
-    write(tmp_path / "x.png", (GRAY % 5).astype(np.uint16))
-    image = data.read_image(str(tmp_path / "x.png"), Counter())
-    assert np.array_equal(image, np.array([0, 63, 127, 191, 255])[GRAY % 5])
 
 
 def patched(array, tag, old, new, **options):
@@ -337,29 +295,40 @@ def patched(array, tag, old, new, **options):
     return file.getvalue().replace(before, after)
 
 
-DEEP = GRAY.astype(np.uint16) * 257
 RGB = np.dstack([GRAY] * 3)
-MISREAD = {  # file: its bytes
-    "planar.tif": patched(RGB, 284, 1, 2).replace(bytes([8, 0] * 3), bytes([16, 0] * 3)),
-    "inverted.tif": patched(DEEP, 262, 1, 0),
-    "int8.tif": patched(GRAY, 339, 2, 2, tiffinfo={339: 2}),
-    "uint32.tif": patched(GRAY.astype(np.int32) - 9, 339, 2, 1),
-    "lab.tif": patched(RGB, 262, 2, 8),
-    "deep.ppm": b"P6 64 64 65535\n" + np.dstack([DEEP] * 3).astype(">u2").tobytes(),
-    "x.jp2": GRAY, "x.sgi": GRAY,  # of 8 bits, but refused altogether
+COLORS = np.dstack([noise(1), noise(2), noise(3)])
+DEEP = GRAY.astype(np.uint16) * 257
+LOST = "has bits, signs or colors that Pillow does not keep; save as PNG of 8 bits"
+FORMATS = {  # file: the image or its bytes, and the grays that are read, or why it is refused
+    "rgb.png": (RGB, GRAY),
+    "rgba.png": (np.dstack([RGB, np.full_like(GRAY, 9)]), GRAY),
+    "colors.png": (COLORS, np.rint(COLORS.mean(axis=-1))),
+    "palette.gif": (GRAY, GRAY),
+    "levels.png": ((GRAY % 5).astype(np.uint16), np.array([0, 63, 127, 191, 255])[GRAY % 5]),
+    "planar.tif": (patched(RGB, 284, 1, 2).replace(bytes([8, 0] * 3), bytes([16, 0] * 3)), LOST),
+    "inverted.tif": (patched(DEEP, 262, 1, 0), LOST),
+    "int8.tif": (patched(GRAY, 339, 2, 2, tiffinfo={339: 2}), LOST),
+    "uint32.tif": (patched(GRAY.astype(np.int32) - 9, 339, 2, 1), LOST),
+    "lab.tif": (patched(RGB, 262, 2, 8), LOST),
+    "deep.ppm": (b"P6 64 64 65535\n" + np.dstack([DEEP] * 3).astype(">u2").tobytes(), LOST),
+    "x.jp2": (GRAY, "cannot be read as an image .*; replace by PNG"),
+    "x.sgi": (GRAY, "cannot be read as an image .*; replace by PNG"),
 }
 
 
-@pytest.mark.parametrize("name", MISREAD)
-def test_what_pillow_misreads_in_silence_is_refused(name, tmp_path):
-    if isinstance(MISREAD[name], bytes):
-        (tmp_path / name).write_bytes(MISREAD[name])
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_are_read_as_gray_or_refused(name, tmp_path):
+    content, expected = FORMATS[name]
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
     else:
-        write(tmp_path / name, MISREAD[name])
-    assert np.asarray(Image.open(tmp_path / name)).size >= GRAY.size  # Pillow says nothing
-    message = "cannot be read .*PNG" if name[0] == "x" else "has bits, signs or colors that Pil"
-    with pytest.raises(data.BadInput, match=message):
-        data.read_image(str(tmp_path / name), Counter())
+        write(tmp_path / name, content)
+    if isinstance(expected, str):
+        assert np.asarray(Image.open(tmp_path / name)).size >= GRAY.size  # Pillow says nothing
+        with pytest.raises(data.BadInput, match=expected):
+            data.read_image(str(tmp_path / name), Counter())
+    else:
+        assert np.array_equal(data.read_image(str(tmp_path / name), Counter()), expected)
 
 
 @pytest.mark.parametrize("padding", [60000, -32768])
@@ -396,7 +365,6 @@ def add(name, array=GRAY):
 
 PNG = ("images/{}.png", ["heart/{}.png"])
 TIF = ("images/{}.png", ["heart/{}.*=1-"])
-HALF = disc(1) * np.float32(0.5)
 BAD = [  # what is done to a good folder, --images and --masks, and what the one line must say
     (shutil.rmtree, None, "no such folder; write one, phantoms, or phantoms:N"),
     (rename("images", "img"), None, r"images/{}.\* fits no file.* heart/1.png, .*; see --im"),
@@ -405,15 +373,12 @@ BAD = [  # what is done to a good folder, --images and --masks, and what the one
     (add("images/1.TIF"), None, "several images for 1; correct --images"),
     (add("notes/1.txt.png"), None, "3 image.* without notes=notes.*each folder a class"),
     (lambda root: os.symlink("gone", root / "lungs"), None, "'lungs' is a broken link"),
-    (lambda root: os.symlink("gone", root / "heart/3.png"), None, "'heart/3.png' is a broken link"),
     (rename("images/1.png", "images/\udce9.png"), None, r"'images/\\udce9.png' is .* in UTF-8"),
     (rename("images/1.png", "images/p_1_2.png"), ("images/{}_*.png", ["heart/{}.png"]),
      "finds two names in images/p_1_2.png: p and p_1; write more of the name"),
     (None, ("*/{}.png", ["heart/{}.png", "images/{}.png"]), r"\*/{}.png fits no file, or only thos"),
     (None, ("images/*.png", ["heart/{}.png"]), r"images/\*.png: write {} for the name"),
-    (None, ("im/{}.png", ["heart/{}.png"]), "im/{}.png fits no file"),
     (None, ("images/{}.png", ["heart/{}.png=a"]), "{}.png=a: .* is a number .* or a color"),
-    (None, ("images/{}.png", ["average=heart/{}.png"]), "none may be called average"),
     (None, ("images/{}.png", ["..=heart/{}.png"]), "none may be called average, or begin with a"),
     (None, ("images/{}.png", None), "no masks; say where they are with --masks"),
     (lambda root: os.truncate(root / "images/1.png", 300), None, "1.png: cannot be read .*; repl"),
@@ -426,9 +391,8 @@ BAD = [  # what is done to a good folder, --images and --masks, and what the one
      r"1.png: values 0, 3, 9 in heart=heart/{}.\*, not 0 and one other; .*=1- .*=128- .*=VALUE"),
     (replace("heart/1.png", "heart/1.png", two_values(1, 3, 9) * np.uint16(5000)), None, "=22500- "),
     (replace("heart/1.png", "heart/1.png", two_values(1, 7, 7)), None, "10.png: values 0, 7, 255"),
-    (replace("heart/1.png", "heart/1.tif", HALF), TIF, "1.tif: not only whole numbers"),
-    (replace("heart/1.png", "heart/1.tif", HALF - 1), TIF, "1.tif: not only whole numbers"),
-    (add("heart/1.png", np.dstack([RGB, GRAY])), TIF, "1.png: half-transparent pixels; save the mask without transparency"),
+    (replace("heart/1.png", "heart/1.tif", disc(1) / np.float32(2)), TIF, "not only whole numbers"),
+    (add("heart/1.png", np.dstack([RGB, GRAY])), TIF, "half-transparent pixels; save"),
     (for_all(np.invert), None, "masks of heart seem inverted, .*; write heart=heart/{}.*=0 if th"),
     (for_all(np.zeros_like), None, "every training mask of heart is empty or full at --size 64; see"),
     (replace("heart/1.png", "heart/1.jpg"), None, "1.jpg: JPEG and WebP blur the values.*=128-"),

@@ -24,7 +24,6 @@ from PIL import Image, ImageOps
 CLASSES = ("lungs", "heart", "clavicles")
 GRID = 256  # the paper's image size, to which data are brought; the noise band counts its pixels
 CLEAN_DICE = 0.9  # --clean: a label whose Dice with its redrawn one is lower counts as noisy
-
 JSRT = ("All247images/{}.IMG", "lungs=scratch/*/masks/* lung/{}.gif",  # as its archives unzip
         "heart=scratch/*/masks/heart/{}.gif", "clavicles=scratch/*/masks/* clavicle/{}.gif")
 SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
@@ -106,20 +105,17 @@ def progress(items, what):
 
 
 # ------------------------------------------------------------------ label noise, sizes, the split
-
 def dilate(mask, n):
     """Dilate a bool mask (..., H, W) by the Euclidean disc of radius n; the border adds nothing."""
-    rows = [np.array(mask, dtype=bool)]  # rows[r]: the mask grown by r pixels along each row
-    for r in range(1, n + 1):
-        grown = rows[-1].copy()
-        grown[..., r:] |= rows[0][..., :-r]
-        grown[..., :-r] |= rows[0][..., r:]
-        rows.append(grown)
-    grown = rows[n].copy()
-    for dy in range(1, n + 1):  # a disc is a stack of rows: at dy it reaches sqrt(n^2 - dy^2) far
-        row = rows[math.isqrt(n * n - dy * dy)]
-        grown[..., dy:, :] |= row[..., :-dy, :]
-        grown[..., :-dy, :] |= row[..., dy:, :]
+    height, width = np.shape(mask)[-2:]
+    border = [(0, 0)] * (np.ndim(mask) - 2) + [(n, n), (n + 1, n)]
+    sums = np.pad(np.asarray(mask, dtype=bool), border).cumsum(axis=-1, dtype=np.int32)
+    grown = np.zeros(np.shape(mask), dtype=bool)
+    for dy in range(-n, n + 1):  # a disc is a stack of rows: at dy it reaches sqrt(n^2 - dy^2) far
+        reach = math.isqrt(n * n - dy * dy)
+        rows = sums[..., n + dy:n + dy + height, :]
+        left, right = rows[..., n - reach:], rows[..., n + 1 + reach:]
+        grown |= right[..., :width] > left[..., :width]
     return grown
 
 
@@ -181,10 +177,7 @@ def resize(images, size):
 
 
 def split(paths, seed, group=None):
-    """Split at random, 165 of 247 for training as in the paper: two index arrays.
-
-    Paths in which the regular expression `group` matches the same text stay on one side.
-    """
+    """Split at random, 165 of 247 to train; paths with the same match of `group` stay together."""
     group_of = list(range(len(paths)))
     if group is not None:
         try:
@@ -206,7 +199,6 @@ def split(paths, seed, group=None):
 
 
 # ----------------------------------------------------------- folders: from patterns to cases
-
 class Pattern(NamedTuple):
     """[CLASS=]PATH[=VALUE] as typed, its three parts ("" if missing), and what it finds."""
     text: str
@@ -256,8 +248,7 @@ def match_files(root, pattern, taken):
     for wildcard, group in ((r"\{\*\}", "folder"), (r"\{\}", "case")):
         text = text.replace(wildcard, f"(?P<{group}>[^/]+?)", 1).replace(wildcard, f"(?P={group})")
     text = text.replace(r"\*", "[^/]*")
-    if pattern.path.endswith(".*"):
-        text += ENDING
+    text += ENDING if pattern.path.endswith(".*") else ""
     greedy = text.replace("+?", "+").replace("]*", "]*?")
     files, cases = list_files(root, pattern.path), {}
     for path in files:
@@ -270,59 +261,6 @@ def match_files(root, pattern, taken):
     refuse(not cases, f"{root}: {pattern.text} fits no file, or only those of another pattern; "
            f"there are {listed(files)}; see --images and --masks (default: each folder a class)")
     return cases
-
-
-def choose_patterns(root, options):
-    """Return the classes, the pattern of the images, those of the masks and those of --clean."""
-    clean = [parse_pattern(text, "") for text in options.clean or []]
-    masks = [parse_pattern(text) for text in options.masks or []]
-    image = parse_pattern(options.images or "images/{}.*")
-    if not options.images:
-        files = set(list_files(root))
-        for pattern in clean:  # its files make no class
-            files.difference_update(*match_files(root, pattern, set()).values())
-        folders = sorted({file.partition("/")[0] for file in files if "/" in file} - {"images"})
-        default = [Pattern(f"{name}={name}/{{}}.*", f"{name}/{{}}.*", name, "", {}, set())
-                   for name in folders]
-        if folders == ["masks"]:
-            default = [parse_pattern("masks/{}.*")]
-        elif {"All247images", "scratch"} <= set(folders):
-            image, *default = [parse_pattern(text) for text in JSRT]
-        masks = masks or default
-    given = {pattern.name for pattern in masks}
-    classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
-    if len(classes) == 1:
-        clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
-    refuse("average" in given or any(name.startswith(".") for name in given),
-           f"{root}: classes: {listed(given)}; none may be called average, or begin with a dot")
-    refuse(not given >= {pattern.name for pattern in clean},
-           f"{root}: classes: {listed(given)}; a pattern of --clean needs CLASS= of one of them")
-    return classes, image, masks, clean
-
-
-def find(root, options):
-    """Find the files of a folder: classes, names, the image's Pattern, --masks and --clean."""
-    refuse(not os.path.isdir(root), f"{root}: no such folder; write one, phantoms, or phantoms:N")
-    classes, image, masks, clean = choose_patterns(root, options)
-    taken = set()
-    for patterns in (clean, masks, [image]):  # a file belongs to the first of them that it fits
-        for pattern in patterns:
-            pattern.files.update(match_files(root, pattern, taken))
-        for pattern in patterns:
-            taken.update(*pattern.files.values())
-    folders = tuple({path[:path.rfind("/") + 1] for path in taken})
-    others = {path for path in list_files(root) if path.startswith(folders)} - taken
-    if others:
-        print(f"{len(others)} file(s) that fit no pattern: {listed(others)}")
-    names = pair(root, image, masks, options)
-    for pattern in clean:
-        found = [set(names) & set(other.files) for other in clean if other.name == pattern.name]
-        refuse(not found[0] or found != found[:1] * len(found),
-               f"{root}: --clean {pattern.text} is there for {listed(pattern.files)}; these must "
-               f"be cases, the same in each pattern of {pattern.name}")
-        count = len(found[0])
-        print(f"--clean {pattern.text}: {count} of {len(names)} cases; the others are right")
-    return classes, names, image, masks, clean
 
 
 def pair(root, image, masks, options):
@@ -348,8 +286,53 @@ def pair(root, image, masks, options):
     return sorted(names, key=lambda name: (name.lower(), name))
 
 
-# ------------------------------------------------------------- folders: from files to arrays
+def find(root, options):
+    """Find the files of a folder: classes, names, the image's Pattern, --masks and --clean."""
+    refuse(not os.path.isdir(root), f"{root}: no such folder; write one, phantoms, or phantoms:N")
+    clean = [parse_pattern(text, "") for text in options.clean or []]
+    masks = [parse_pattern(text) for text in options.masks or []]
+    image = parse_pattern(options.images or "images/{}.*")
+    if not options.images:
+        files = set(list_files(root))
+        for pattern in clean:  # its files make no class
+            files.difference_update(*match_files(root, pattern, set()).values())
+        folders = sorted({file.partition("/")[0] for file in files if "/" in file} - {"images"})
+        default = [Pattern(f"{name}={name}/{{}}.*", f"{name}/{{}}.*", name, "", {}, set())
+                   for name in folders]
+        if folders == ["masks"]:
+            default = [parse_pattern("masks/{}.*")]
+        elif {"All247images", "scratch"} <= set(folders):
+            image, *default = [parse_pattern(text) for text in JSRT]
+        masks = masks or default
+    given = {pattern.name for pattern in masks}
+    classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
+    if len(classes) == 1:
+        clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
+    refuse("average" in given or any(name.startswith(".") for name in given),
+           f"{root}: classes: {listed(given)}; none may be called average, or begin with a dot")
+    refuse(not given >= {pattern.name for pattern in clean},
+           f"{root}: classes: {listed(given)}; a pattern of --clean needs CLASS= of one of them")
+    taken = set()
+    for patterns in (clean, masks, [image]):  # a file belongs to the first of them that it fits
+        for pattern in patterns:
+            pattern.files.update(match_files(root, pattern, taken))
+        for pattern in patterns:
+            taken.update(*pattern.files.values())
+    folders = tuple({path[:path.rfind("/") + 1] for path in taken})
+    others = {path for path in list_files(root) if path.startswith(folders)} - taken
+    if others:
+        print(f"{len(others)} file(s) that fit no pattern: {listed(others)}")
+    names = pair(root, image, masks, options)
+    for pattern in clean:
+        both = [set(names) & set(other.files) for other in clean if other.name == pattern.name]
+        refuse(not both[0] or both != both[:1] * len(both),
+               f"{root}: --clean {pattern.text} is there for {listed(pattern.files)}; these must "
+               f"be cases, the same in each pattern of {pattern.name}")
+        print(f"--clean {pattern.text}: {len(both[0])} of {len(names)} cases; the others are right")
+    return classes, names, image, masks, clean
 
+
+# ------------------------------------------------------------- folders: from files to arrays
 def is_misread(image, tile):
     """Return whether Pillow loses bits, signs or colors; `tile` is how it decodes the file."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 bits, 339 signed, 262 inverted
@@ -439,8 +422,7 @@ def read_mask(path, patterns, notes):
         if not low and len(pattern.seen - {0}) > 1:
             half = (max(255, int(brightness.max())) + 1) // 2
             raise BadInput(f"{path}: values {listed(pattern.seen)} in {pattern.text}, not 0 and one"
-                           f" other; end it with =1- (all but 0), ={half}- (soft edges) or one "
-                           "=VALUE")
+                           f" other; end it with =1- (not 0), ={half}- (bright half) or =VALUE")
         if is_range:
             mask = (brightness >= int(low)) & (brightness <= int(high or COLOR))
         elif low.startswith("#"):
@@ -452,12 +434,11 @@ def read_mask(path, patterns, notes):
 
 def read_masks(root, patterns, name, shape, notes):
     """Return {class: bool (H, W)} of a case: the union of its files, each of them read once."""
-    patterns_of, united = {}, {}
-    for pattern in patterns:
-        for file in pattern.files.get(name, []):
-            patterns_of.setdefault(os.path.join(root, file), []).append(pattern)
-    for path in patterns_of:
-        for pattern, mask in read_mask(path, patterns_of[path], notes):
+    united = {}
+    for file in dict.fromkeys(path for pattern in patterns for path in pattern.files.get(name, [])):
+        path = os.path.join(root, file)
+        owners = [pattern for pattern in patterns if file in pattern.files.get(name, [])]
+        for pattern, mask in read_mask(path, owners, notes):
             before = united.get(pattern.name, mask)
             stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
             refuse(abs(stretch - 1) > 0.01 or before.shape != mask.shape,
@@ -533,7 +514,6 @@ def print_summary(root, cases, masks, clean, notes):
 
 
 # ---------------------------------------------------------------------- options, reading, loading
-
 def add_options(parser):
     """Add the options that say where the data are and how they are read."""
     add = parser.add_argument
@@ -546,10 +526,8 @@ def add_options(parser):
 
 def read_images(paths, size):
     """Read image files as for training: gray, (N, size, size) uint8."""
-    images = np.empty((len(paths), size, size), dtype=np.uint8)
-    for i, path in enumerate(progress(paths, "reading images")):
-        images[i] = resize(resize(read_image(str(path), Counter()), GRID), size)
-    return images
+    images = [resize(read_image(str(path), Counter()), GRID) for path in paths]
+    return resize(np.stack(images), size)
 
 
 def read(options):
@@ -594,8 +572,8 @@ def load(options):
     for c, name in enumerate(cases.classes):
         shares = resize(cases.labels[training, c], size).mean(axis=(1, 2))
         refuse(np.isin(shares, (0, 1)).all(),
-               f"{root}: every training mask of {name} is empty or full at --size {size}; see above:"
-               " correct masks or =VALUE (transparent is background), add or tile images")
+               f"{root}: every training mask of {name} is empty or full at --size {size}; see "
+               "above: correct masks or =VALUE (transparent is background), add or tile images")
     if cases.paths != cases.names:  # a folder
         print_split(cases, training, test_cases, test, options.group)
     return take(cases, training, options, 1), take(test_cases, test, options, 2)
@@ -621,13 +599,6 @@ def exclude_cases(path, cases, training, test_cases, test):
     return kept, kept_test
 
 
-def thumbnails(images):
-    """Return each image as a row of 32 x 32 numbers of mean 0 and length 1."""
-    rows = resize(images, 32).reshape(len(images), -1).astype(np.float32)
-    rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-
-
 def print_split(cases, training, test_cases, test, group):
     """Say so if folders train/ and test/ are split anew, or if a case may be on both sides."""
     names, test_names = [cases.names[i] for i in training], [test_cases.names[i] for i in test]
@@ -636,17 +607,17 @@ def print_split(cases, training, test_cases, test, group):
         print(f"images of {listed(folders & SPLIT_FOLDERS)}: split anew at random; "
               "--test-images and --test-masks keep an own split")
     shared = {f"test/{name}" for name in names} & set(test_names)
-    if shared:
-        print(f"{len(shared)} test case(s) with the name of a training case: {listed(shared)}; "
-              "leave out with --exclude what is the same")
-    alike = []
-    correlations = thumbnails(test_cases.images[test]) @ thumbnails(cases.images[training]).T
-    for name, row in zip(test_names, correlations):
-        if row.max() >= ALIKE:
-            alike.append(f"{name} = {names[row.argmax()]}")
-    if alike:
-        print(f"{len(alike)} test image(s) identical to a training image, or nearly: "
-              f"{listed(alike)}; leave one of each out with --exclude")
+    rows = []  # of 32 x 32 numbers, whose mean is 0 and whose length is 1
+    for part, side in ((cases, training), (test_cases, test)):
+        small = resize(part.images[side], 32).reshape(len(side), -1).astype(np.float32)
+        small -= small.mean(axis=1, keepdims=True)
+        rows.append(small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6))
+    alike = [f"{name} = {names[row.argmax()]}" for name, row in zip(test_names, rows[1] @ rows[0].T)
+             if row.max() >= ALIKE]
+    for what, found in (("test name(s) that training has, too", shared),
+                        ("test image(s) identical to a training image, or nearly", alike)):
+        if found:
+            print(f"{len(found)} {what}: {listed(found)}; leave one of each out with --exclude")
     frames = []
     for name in names:
         text, digits = re.fullmatch(r"(.*?)(\d{0,9})", name).groups()
@@ -654,9 +625,9 @@ def print_split(cases, training, test_cases, test, group):
         if digits and following in test_names:
             frames.append(f"{name} and {following}")
     if frames and group is None:
-        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: keep"
-              f" frames of a video together, with --group \"{VIDEO}\" if there are three videos or "
-              "more, else with --test-images")
+        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: if "
+              f'these are frames, keep a video together: --group "{VIDEO}" from three videos on, '
+              "else --test-images")
 
 
 def digest(*cases):

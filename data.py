@@ -91,17 +91,13 @@ def options_of(arguments):
 
 
 def progress(items, what):
-    """Yield the items; say on stderr how many are done, live on a terminal, else every 30 s."""
-    is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
-    end, pause = ("\r", 0.2) if is_terminal else ("\n", 30)
-    due = time.monotonic() + (2 if is_terminal else 30)
+    """Yield the items; after ten seconds, and then every ten, say on stderr how many are done."""
+    due = time.monotonic() + 10
     for done, item in enumerate(items):
         if time.monotonic() >= due:
-            print(f"{what} {done}/{len(items)}", end=end, file=sys.stderr, flush=True)
-            due = time.monotonic() + pause
+            print(f"{what} {done}/{len(items)}", file=sys.stderr, flush=True)
+            due = time.monotonic() + 10
         yield item
-    if is_terminal:
-        print(" " * 60, end="\r", file=sys.stderr)  # clears the line
 
 
 # ------------------------------------------------------------------ label noise, sizes, the split

@@ -332,28 +332,25 @@ def print_results(metrics, known):
 
 def table_of(folder):
     """Make the rows of --table, one for each finished run, the first row its titles."""
-    rows, titles = [], {}
+    rows = [["run", "strategy", "noise", "seed", "data", "average Dice", "of each class"]]
     for path in sorted(Path(folder).rglob("config.json")):
         if not path.with_name("metrics.json").exists():  # not finished
             continue
         try:
             config = json.loads(path.read_text())
-            settings = config["arguments"]
             metrics = json.loads(path.with_name("metrics.json").read_text())
-            row = {"run": str(path.parent.relative_to(folder)), "strategy": settings["strategy"],
-                   "noise": str(settings["noise"]), "seed": str(settings["seed"]),
-                   "data": config["digest"][:6]}
-            row.update({f"Dice {name}": cell(dice) for name, dice in metrics["dice"].items()})
-            for ranking, measured in (metrics["audit"]["training"] or {}).items():
-                row[f"AUROC by {ranking}"] = cell(measured["auroc"])
+            settings, dice = config["arguments"], dict(metrics["dice"])
+            row = [str(path.parent.relative_to(folder))]
+            row += [str(settings[name]) for name in ("strategy", "noise", "seed")]
+            row += [config["digest"][:6], cell(dice.pop("average"))]
+            row.append(", ".join(f"{name} {cell(value)}" for name, value in dice.items()))
         except (OSError, ValueError, KeyError, TypeError):
             raise data.BadInput(f"{path.parent} is not a run of train.py, or damaged; give a "
                                 "folder of runs alone") from None
         rows.append(row)
-        titles.update(row)
-    if not rows:
+    if len(rows) == 1:
         raise data.BadInput(f"{folder}: no finished run in it; give the folder of the run folders")
-    return [list(titles)] + [[row.get(title, "-") for title in titles] for row in rows]
+    return rows
 
 
 # ------------------------------------------------------------------------- the page of suspects
@@ -425,16 +422,12 @@ show();
 
 
 def overlay(image, outlines):
-    """Draw outlines (mask (H, W) or (C, H, W) bool, color) on an image (H, W), enlarged -> RGB."""
-    height, width = image.shape
-    scale = max(1, 256 // height)
-    size = (width * scale, height * scale)
-    pixels = np.array(Image.fromarray(image).resize(size, Image.BILINEAR).convert("RGB"))
+    """Draw outlines (masks (S, S) or (C, S, S) bool, color) on an image (S, S), at 256 or more."""
+    side = max(data.GRID, len(image))
+    pixels = np.array(Image.fromarray(data.resize(image, side)).convert("RGB"))
     for masks, color in outlines:
-        for mask in masks.reshape(-1, height, width):  # one by one: touching classes keep theirs
-            # Bilinear and cut at one half: smoother than nearest, and a single pixel survives.
-            large = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.BILINEAR)
-            large = np.asarray(large) > 127
+        for mask in masks.reshape(-1, *image.shape):  # one by one: touching classes keep theirs
+            large = data.resize(mask, side)
             pixels[large & ~data.erode(large, 1)] = color
     return Image.fromarray(pixels)
 

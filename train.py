@@ -389,9 +389,6 @@ def warnings_of(arguments, metrics, training, test):
             warnings.append(f"{share:.0%} of the labels contradict the rest, and the larger group "
                             "counts as right: look at suspects.html before you believe it")
     for c, name in enumerate(training.classes):
-        if not training.labels[:, c].any():
-            warnings.append(f"no training label has {name}: nothing can be learned of it")
-            continue
         dice, areas = metrics["dice"][name], test.clean[:, c].mean(axis=(1, 2))
         areas = areas[areas > 0]  # of the images that have the class
         if dice is not None and dice <= np.mean(2 * areas / (1 + areas)):

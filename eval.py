@@ -356,7 +356,7 @@ def table_of(folder):
 # ------------------------------------------------------------------------- the page of suspects
 
 WORST, PAGE_BYTES = 100, 4_900_000  # labels in each list of the page; its size at most
-PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8">
+PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>TITLE</title>
 <style>
 :root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }
 h1, p { margin: 4px 0; }
@@ -365,16 +365,16 @@ nav * { margin-right: 12px; font: inherit; }
 i { display: inline-block; width: 22px; height: 4px; margin: 0 6px 3px 0; }
 main { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 6px; }
 main:not([hidden]) { display: grid; }
-figure { margin: 0; padding: 6px; border-radius: 6px; cursor: pointer; scroll-margin: 60px 0 8px;
-         white-space: pre-line; overflow-wrap: anywhere; }
-figure:focus { outline: 3px solid Highlight; }
+button { all: unset; padding: 6px; border-radius: 6px; cursor: pointer; white-space: pre-line;
+         overflow-wrap: anywhere; scroll-margin: 60px 0 8px; }
+button:focus { outline: 3px solid Highlight; }
 .bad { background: #b03a00; color: white; } .bad b::after { content: " (bad)"; }
 div { background-size: cover; margin-bottom: 4px; }
 img { display: block; width: 100%; filter: drop-shadow(0 0 .7px #0009); }
-div:hover img, .bare img { visibility: hidden; }
+div:hover img { visibility: hidden; }
 </style>
-<h1></h1>
-<p>Click bad labels, or use arrow keys and the space bar. The bare image: pointer on it, or hold B.
+<h1>TITLE</h1>
+<p>Click bad labels, or use arrow keys and the space bar. The bare image: rest the pointer on it.
 <p>Save the list, then train again: the same options, and <code>--exclude bad.txt --out NEW</code>
 <nav><select></select><a download="bad.txt">Save list</a><b></b>
 <i style="background: #ffd700"></i>label <i style="background: #56b4e9"></i>prediction
@@ -383,40 +383,33 @@ CONTENT
 <script>
 const [menu, save, count] = document.querySelector("nav").children;
 const views = [...document.querySelectorAll("main")];
-const figures = [...document.querySelectorAll("figure")];
-const nameOf = (figure) => figure.querySelector("span").textContent;
+const tiles = [...document.querySelectorAll("button")];
+const nameOf = (tile) => tile.querySelector("span").textContent;
 const key = `${document.title} in ${location.pathname}`;
-let kept = [], current = figures[0];
+let kept = [];
 try { kept = JSON.parse(localStorage.getItem(key)) ?? []; } catch {}  // some viewers keep nothing
-const bad = new Set(figures.map(nameOf).filter(name => kept.includes(name)));
+const bad = new Set(tiles.map(nameOf).filter(name => kept.includes(name)));
 
 function show() {
   views.forEach((view, i) => { view.hidden = i != menu.selectedIndex; });
-  figures.forEach(figure => figure.classList.toggle("bad", bad.has(nameOf(figure))));
+  tiles.forEach(tile => tile.classList.toggle("bad", bad.has(nameOf(tile))));
   count.textContent = `${bad.size} marked`;
   save.href = "data:text/plain;charset=utf-8," + encodeURIComponent([...bad, ""].join("\\n"));
   try { localStorage.setItem(key, JSON.stringify([...bad])); } catch {}
 }
-for (const figure of figures) {
-  figure.onfocus = () => { current = figure; };
-  figure.onclick = () => { if (!bad.delete(nameOf(figure))) bad.add(nameOf(figure)); show(); };
-}
-menu.onchange = () => { show(); views[menu.selectedIndex].children[0].focus(); };
+for (const tile of tiles)
+  tile.onclick = () => { if (!bad.delete(nameOf(tile))) bad.add(nameOf(tile)); show(); };
 onkeydown = (event) => {
-  const tiles = [...current.parentNode.children];
-  const columns = tiles.filter(tile => tile.offsetTop == tiles[0].offsetTop).length;
+  const shown = [...views[menu.selectedIndex].children];
+  const columns = shown.filter(tile => tile.offsetTop == shown[0].offsetTop).length;
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-  if (event.key.toLowerCase() == "b") document.body.className = "bare";
-  if (event.target == menu) return;
-  if (event.key == " ") current.click();
-  else if (event.key in steps) tiles[tiles.indexOf(current) + steps[event.key]]?.focus();
-  else return;
+  if (event.target == menu || !(event.key in steps)) return;
+  shown[shown.indexOf(document.activeElement) + steps[event.key]]?.focus();
   event.preventDefault();  // no scrolling
 };
-onkeyup = onblur = () => { document.body.className = ""; };
 views.forEach(view => menu.append(new Option(view.dataset.title)));
 menu.hidden = views.length == 1;
-document.querySelector("h1").textContent = document.title;
+menu.onchange = show;
 show();
 </script>"""
 
@@ -450,7 +443,7 @@ def suspects_views(rows, classes):
     return views
 
 
-def suspects_figure(row, name, url):
+def suspects_tile(row, name, url):
     """Write a label as HTML: its image, over it the outlines of the class `name` at `url`."""
     caption = f"score {row['score']:.2f}, loss {row['loss']:.2f}"
     if "stands_out" in row:  # there are several classes
@@ -458,10 +451,9 @@ def suspects_figure(row, name, url):
         if row["stands_out"] == name:
             caption += ", stands out"
     known = [str(row[column]) for column in ("split", "operation", "pixels") if row.get(column)]
-    caption += "\n" + " ".join(known)
-    return (f'<figure tabindex="0"><div class="i{row["place"]}"><img src="{url}"></div>'
+    return (f'<button><div class="i{row["place"]}"><img src="{url}"></div>'
             f'<b>{row["place"]}. <span>{html.escape(row["name"])}</span></b>\n'
-            f"{html.escape(caption)}</figure>\n")
+            f"{html.escape(caption)}\n{' '.join(known)}</button>\n")
 
 
 def write_page(path, unet, rows, parts):
@@ -473,7 +465,7 @@ def write_page(path, unet, rows, parts):
     found = {i: where[rows[i]["name"]] for i in shown}
     images = np.stack([cases.images[k] for cases, k in found.values()])
     predictions = dict(zip(shown, predict(unet, torch.from_numpy(images)).cpu().numpy()))
-    content = f"<title>Suspects of {html.escape(path.resolve().parent.name)}</title>\n"
+    content = ""
     for view, tiles in views.items():
         content += f'<main data-title="{html.escape(view)}">\n'
         for i, c in tiles:
@@ -481,7 +473,7 @@ def write_page(path, unet, rows, parts):
             outlines = overlay(np.zeros_like(images[0]), [
                 (cases.clean[k, c], RED), (predictions[i][c], SKY), (cases.labels[k, c], YELLOW)])
             url = data_url(outlines, "png", transparency=(0, 0, 0))
-            content += suspects_figure(rows[i], classes[c], url)
+            content += suspects_tile(rows[i], classes[c], url)
         content += "</main>\n"
     for side in (256, 192, 128, 96, 64):  # of the images: smaller until the page is small enough
         rules = ""
@@ -490,7 +482,8 @@ def write_page(path, unet, rows, parts):
             rules += f".i{rows[i]['place']} {{ background-image: url({url}); }}\n"
         if len(content) + len(rules) < PAGE_BYTES:
             break
-    page = PAGE.replace("HIDDEN", "" if parts[0].known else "hidden")
+    page = PAGE.replace("TITLE", f"Suspects of {html.escape(path.resolve().parent.name)}")
+    page = page.replace("HIDDEN", "" if parts[0].known else "hidden")
     page = page.replace("CONTENT", f"{content}<style>\n{rules}</style>")
     write_file(path, page.encode(errors="xmlcharrefreplace"))
 

@@ -363,7 +363,8 @@ h1, p { margin: 4px 0; }
 nav { position: sticky; top: 0; z-index: 1; padding: 8px 0; background: Canvas; }
 nav * { margin-right: 12px; font: inherit; }
 i { display: inline-block; width: 22px; height: 4px; margin: 0 6px 3px 0; }
-main { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 6px; }
+main { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr));
+       align-items: start; gap: 6px; }
 main:not([hidden]) { display: grid; }
 button { all: unset; padding: 6px; border-radius: 6px; cursor: pointer; white-space: pre-line;
          overflow-wrap: anywhere; scroll-margin: 60px 0 8px; }

@@ -412,7 +412,7 @@ def read_mask(path, patterns, notes):
         refuse(image.format in ("JPEG", "MPO", "WEBP") and (not is_range or 0 < int(low) < 32),
                f"{path}: JPEG and WebP blur the values; end the pattern with =128- or =0-127")
         if has_colors and not is_range and low.isdecimal() and int(low) > 0:
-            color = palette[int(low):int(low) + 1].tobytes().hex()
+            color = palette[int(low):int(low) + 1].tobytes().hex() or "RRGGBB"
             raise BadInput(f"{path}: indices differ between files; write =#{color}, not ={low}")
         pattern.seen.update(values)
         if not low and len(pattern.seen - {0}) > 1:

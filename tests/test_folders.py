@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import data
-from conftest import ROOT, write_folder
+from conftest import ROOT
 
 NUMBERS = (1, 2, 10)  # three cases; 1 is not 10
 

@@ -93,7 +93,8 @@ def read_checkpoint(run):
         raise data.BadInput(f"{run}: no run folder of train.py, it lacks {path.name}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return {**checkpoint, "lam": checkpoint["lam"], "digest": checkpoint["digest"]}
+        checkpoint["digest"]  # which no other program's has
+        return checkpoint
     except Exception as error:  # torch.load raises whatever its parts raise
         raise data.BadInput(f"{path}: no checkpoint of this version of train.py, or damaged "
                             f"({str(error)[:80]}); give a run folder, or train again") from None
@@ -110,9 +111,10 @@ def build_networks(settings, classes, device):
 
 
 def load_networks(run, device="cpu"):
-    """Load a run folder -> trained U-Net and QAM, settings: train.py's options and "classes"."""
+    """Load a run folder -> U-Net, QAM, settings: train.py's options, classes, last lam, digest."""
     checkpoint = read_checkpoint(run)
-    settings = {**checkpoint["arguments"], "classes": checkpoint["classes"]}
+    last = {name: checkpoint[name] for name in ("classes", "lam", "digest")}
+    settings = {**checkpoint["arguments"], **last}
     unet, qam = build_networks(settings, len(settings["classes"]), device)
     unet.load_state_dict(checkpoint["unet"])
     qam.load_state_dict(checkpoint["qam"])
@@ -494,12 +496,11 @@ def write_page(path, unet, rows, parts):
 def evaluate_run(run, device):
     """Print the metrics of a run again, from its checkpoint and its data; nothing is written."""
     unet, qam, settings = load_networks(run, device)
-    checkpoint = read_checkpoint(run)
     training, test = data.load(data.options_of(argparse.Namespace(**settings)))
-    if data.digest(training, test) != checkpoint["digest"]:
+    if data.digest(training, test) != settings["digest"]:
         raise data.BadInput(f"{settings['data']}: the data are no longer those of this run; use "
                             f"eval.py {run} --data FOLDER --out OUT, or train again")
-    metrics, _ = evaluate(unet, qam, training, test, checkpoint["lam"], settings["strategy"])
+    metrics, _ = evaluate(unet, qam, training, test, settings["lam"], settings["strategy"])
     print_results(metrics, training.known)
 
 
@@ -528,7 +529,7 @@ def evaluate_folder(run, options, out, device):
             iio.imwrite(path, mask.astype(np.uint8) * 255)
     print(f"predicted masks (0 and 255, a folder a class) are in {out}")
     if cases.labels is not None:
-        rows = worst_first(label_rows(unet, qam, cases, read_checkpoint(run)["lam"]))
+        rows = worst_first(label_rows(unet, qam, cases, settings["lam"]))
         metrics = dice_metrics(unet, cases)
         write_json(out / "metrics.json", metrics)
         write_csv(out / "suspects.csv", rows)

@@ -381,13 +381,12 @@ def warnings_of(arguments, metrics, training, test):
     if steps < ENOUGH_STEPS:
         warnings.append(f"{steps} training steps; to tell labels apart, have {ENOUGH_STEPS}: raise "
                         "--epochs")
-    if arguments.noise == 0:  # if noise was added on purpose, these two are no surprise
-        if effective < count / 2:
-            warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "
-                            "--strategy baseline, or lower --lam")
-        if share is not None and share > 0.4:
-            warnings.append(f"{share:.0%} of the labels contradict the rest, and the larger group "
-                            "counts as right: look at suspects.html before you believe it")
+    if arguments.noise == 0 and effective < count / 2:  # no surprise if noise was added on purpose
+        warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "
+                        "--strategy baseline, or lower --lam")
+    if arguments.noise == 0 and (share or 0) > 0.4:
+        warnings.append(f"{share:.0%} of the labels contradict the rest, and the larger group counts "
+                        "as right: look at suspects.html before you believe it")
     for c, name in enumerate(training.classes):
         dice, areas = metrics["dice"][name], test.clean[:, c].mean(axis=(1, 2))
         areas = areas[areas > 0]  # of the images that have the class
@@ -420,7 +419,7 @@ def resume(out, digest, parts):
     checkpoint = evaluation.read_checkpoint(out)
     for name, part in parts.items():
         part.load_state_dict(checkpoint.pop(name))
-    del checkpoint["arguments"]  # the data may have moved
+    checkpoint.pop("arguments")  # the data may have moved
     return checkpoint
 
 

@@ -385,8 +385,8 @@ def warnings_of(arguments, metrics, training, test):
         warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "
                         "--strategy baseline, or lower --lam")
     if arguments.noise == 0 and (share or 0) > 0.4:
-        warnings.append(f"{share:.0%} of the labels contradict the rest, and the larger group counts "
-                        "as right: look at suspects.html before you believe it")
+        warnings.append(f"{share:.0%} of the labels contradict the rest, and the larger group "
+                        "counts as right: look at suspects.html before you believe it")
     for c, name in enumerate(training.classes):
         dice, areas = metrics["dice"][name], test.clean[:, c].mean(axis=(1, 2))
         areas = areas[areas > 0]  # of the images that have the class

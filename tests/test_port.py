@@ -21,13 +21,10 @@ for recipe in RECIPES:
     exec(recipe)  # gather, distributed_loss, accumulated_step, exclusive_losses, note_losses
 
 
-def networks(classes=3):
-    """A small U-Net and QAM in float64, the same ones in every process, with scores that differ.
-
-    eval(): batch normalization then uses running statistics, as if SyncBatchNorm joined the parts.
-    """
+def networks():
+    """A small U-Net and QAM in float64, the same ones in every process, with scores that differ."""
     torch.manual_seed(0)
-    unet, qam = pal.UNet(classes, width=2).double().eval(), pal.QAM(classes).double().eval()
+    unet, qam = pal.UNet(width=2).double().eval(), pal.QAM().double().eval()  # as SyncBatchNorm
     torch.nn.init.normal_(qam.score.weight)
     return unet, qam
 
@@ -41,9 +38,9 @@ def mini_batch(n=8):
 
 
 def gradients(*modules):
-    """All gradients of the networks in one vector."""
-    return torch.cat([parameter.grad.flatten() for network in modules
-                      for parameter in network.parameters()])
+    """The gradient of each network as one vector."""
+    return [torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+            for network in modules]
 
 
 def exact_gradients(images, labels):
@@ -51,15 +48,30 @@ def exact_gradients(images, labels):
     unet, qam = networks()
     losses = pal.sample_losses(unet(images), labels)
     pal.pick_and_learn(losses, labels, qam(images, labels))[0].backward()
-    return gradients(unet), gradients(qam)
+    return gradients(unet, qam)
 
 
-def difference(vector, expected):
-    """How far two vectors are apart, as a share of the expected one's length."""
-    return ((vector - expected).norm() / expected.norm()).item()
+def difference(vectors, expected):
+    """How far vectors are from the expected ones, as a share of their length: the largest."""
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(vectors, expected))
 
 
-# ------------------------------------------------------------------------------ the training loop
+# ------------------------------------------------------------------------ the blocks of PORTING.md
+
+def test_both_networks_learn_from_one_backward_pass():
+    """By hand: the U-Net from eq. (1), dLoss/dt_i = w_i (L_i - Loss) lam (1 - tanh^2 t_i)."""
+    unet, qam = networks()
+    images, labels = mini_batch()
+    losses, scores = pal.sample_losses(unet(images), labels), qam(images, labels)
+    trend = pal.area_trend(losses, labels, scores)
+    weights = pal.quality_weights(scores).detach()
+    (weights * losses.mean(dim=1)).sum().backward()
+    left = losses.mean(dim=1).detach() - trend
+    slope = 2 * (1 - torch.tanh(scores.detach()) ** 2)
+    scores.backward(weights * (left - (weights * left).sum()) * slope)
+    assert difference(gradients(unet, qam), exact_gradients(images, labels)) < 1e-13
+    assert trend.abs().max() > 1e-2
+
 
 def test_the_training_loop_tells_clean_from_noisy_labels(capsys):
     torch.manual_seed(0)
@@ -78,33 +90,10 @@ def test_the_training_loop_tells_clean_from_noisy_labels(capsys):
 
 
 def test_weights_stay_equal_if_the_loss_is_built_from_the_returned_weights(capsys):
-    """What the page says one sees: largest / smallest stays 1.0, since the QAM learns nothing."""
-    right = "loss.backward()"
-    assert right in LOOP
-    for line in (right, "pal.weighted_loss(losses, weights).backward()"):
-        names = {"torch": torch, "pal": pal, "my_unet": pal.UNet(width=2), "epochs": 3,
-                 "loader": [mini_batch()] * 4}
-        exec(LOOP.replace(right, line), names)
-        assert capsys.readouterr().out.endswith("smallest 1.0\n") == (line != right)
-
-
-def test_a_nan_loss_spoils_the_qam_for_good_and_one_can_see_it_before():
-    unet, qam = networks()
-    images, labels = mini_batch()
-    images_with_nan = images.index_fill(0, torch.tensor(3), torch.nan)
-    losses = pal.sample_losses(unet(images_with_nan), labels)
-    loss = pal.pick_and_learn(losses, labels, qam(images, labels))[0]
-    assert losses.isnan().any(dim=1).sum() == 1 and not loss.isfinite()
-    loss.backward()
-    assert gradients(qam).isnan().all()
-
-
-def test_the_page_tells_what_no_check_can_see():
-    for words in ("shuffle=True", "gather index and losses first", "the QAM sees predictions",
-                  "pick_and_learn(losses=..., labels=..., scores=...)", "the sum of its rates",
-                  "once, halfway", "pixels to ignore (255)", "loss.isfinite()",
-                  "loss built from the returned weights", "`standardize` in a dataset"):
-        assert words in PAGE.replace("\n", " ")
+    wrong = LOOP.replace("loss.backward()", "pal.weighted_loss(losses, weights).backward()")
+    exec(wrong, {"torch": torch, "pal": pal, "my_unet": pal.UNet(width=2), "epochs": 3,
+                 "loader": [mini_batch()] * 4})
+    assert wrong != LOOP and capsys.readouterr().out.count("smallest 1.0\n") == 3
 
 
 def test_note_losses():
@@ -114,8 +103,6 @@ def test_note_losses():
     note_losses(all_losses, torch.tensor([4, 1]), losses, labels)
     assert all_losses[4, 0] == 1 and all_losses[1, 1] == 4 and all_losses.isnan().sum() == 8
 
-
-# ------------------------------------------------------------------------------- several processes
 
 class SumGradients(torch.autograd.Function):
     """What Lightning's all_gather(sync_grads=True) does: gradients of all processes are added."""
@@ -133,37 +120,25 @@ class SumGradients(torch.autograd.Function):
         return gradient.chunk(2)[torch.distributed.get_rank()]
 
 
-def gathered_loss(unet, qam, images, labels, collect=SumGradients.apply):
-    """The recipe with another gather, and without the factor."""
-    losses, scores = pal.sample_losses(unet(images), labels), qam(images, labels)
-    areas = labels.double().mean(dim=(2, 3), keepdim=True)
-    return pal.pick_and_learn(collect(losses), gather(areas), collect(scores))[0]
-
-
-def without_the_factor(unet, qam, images, labels):
-    """A mistake: our gather, but the loss not multiplied by the number of processes."""
-    return gathered_loss(unet, qam, images, labels, gather)
-
-
-def per_process(unet, qam, images, labels):
-    """A mistake: each process weighs its part by itself."""
-    losses = pal.sample_losses(unet(images), labels)
-    return pal.pick_and_learn(losses, labels, qam(images, labels))[0]
+# How parts are collected, and what the recipe's loss is multiplied by: two right ways, two wrong
+RIGHT = {"as printed": (gather, 1), "Lightning, no factor": (SumGradients.apply, 1 / 2)}
+WRONG = {"no factor": (gather, 1 / 2), "each process by itself": (torch.clone, 1 / 2)}
 
 
 def process(rank, folder):
-    """One of two processes: save the gradients that it gets with each variant of the loss."""
+    """One of two processes: save the gradients that it gets in each of these ways."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     images, labels = mini_batch()
     own = slice(4 * rank, 4 * rank + 4)
     results = {}
-    for variant in (distributed_loss, gathered_loss, without_the_factor, per_process):
+    for way, (collect, factor) in (RIGHT | WRONG).items():
+        globals()["gather"] = collect  # which distributed_loss calls
         unet, qam = networks()
         unet_ddp, qam_ddp = DistributedDataParallel(unet), DistributedDataParallel(qam)
-        variant(unet_ddp, qam_ddp, images[own], labels[own]).backward()
-        results[variant.__name__] = gradients(unet), gradients(qam)
+        (factor * distributed_loss(unet_ddp, qam_ddp, images[own], labels[own])).backward()
+        results[way] = gradients(unet, qam)
     torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.barrier()  # the other process may still need this one
     os._exit(0)  # an orderly end was seen to abort now and then, while gloo's threads still ran
@@ -173,31 +148,22 @@ def test_several_processes(tmp_path):
     torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
     exact = exact_gradients(*mini_batch())
     for rank in range(2):
-        results = torch.load(tmp_path / f"{rank}.pt")
-        for right in ("distributed_loss", "gathered_loss"):
-            for gradient, expected in zip(results[right], exact):
-                assert difference(gradient, expected) < 1e-13
-        for wrong in ("without_the_factor", "per_process"):
-            assert difference(results[wrong][1], exact[1]) > 0.1
-
-
-def test_one_process_takes_the_same_path():
+        for way, found in torch.load(tmp_path / f"{rank}.pt").items():
+            if way in RIGHT:
+                assert difference(found, exact) < 1e-13
+            else:
+                assert difference(found[1:], exact[1:]) > 0.1  # the QAM's
     unet, qam = networks()
-    distributed_loss(unet, qam, *mini_batch()).backward()
-    assert difference(gradients(unet, qam), torch.cat(exact_gradients(*mini_batch()))) == 0
+    distributed_loss(unet, qam, *mini_batch()).backward()  # one process takes the same path
+    assert difference(gradients(unet, qam), exact) == 0
 
-
-# --------------------------------------------------------------------------- gradient accumulation
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_gradient_accumulation(size):
-    images, labels = mini_batch()
     unet, qam = networks()
-    accumulated_step(unet, qam, images, labels, size)
-    assert difference(gradients(unet, qam), torch.cat(exact_gradients(images, labels))) < 1e-13
+    accumulated_step(unet, qam, *mini_batch(), size)
+    assert difference(gradients(unet, qam), exact_gradients(*mini_batch())) < 1e-13
 
-
-# ------------------------------------------------------------------------------- exclusive classes
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_exclusive_classes_are_cross_entropy(dtype):
@@ -209,42 +175,41 @@ def test_exclusive_classes_are_cross_entropy(dtype):
     losses, labels = exclusive_losses(logits, label_map)
     assert labels.dtype == torch.bool and not labels[:, :, :9].any()
     loss, weights = pal.pick_and_learn(losses, labels, qam(images, labels), lam=1.0)
-    trend = pal.area_trend(losses, labels, qam(images, labels))
-    by_hand = -(weights * trend).sum()
+    by_hand = -(weights * pal.area_trend(losses, labels, qam(images, labels))).sum()
     for i in range(5):
         valid = label_map[i] != 255
         logs = torch.log_softmax(logits[i][:, valid], dim=0)
         by_hand = by_hand - weights[i] * logs.gather(0, label_map[i][valid][None].long()).mean()
     assert loss.item() == pytest.approx(by_hand.item())
     loss.backward()
-    assert gradients(unet).norm() > 0 and gradients(qam).norm() > 0
+    assert all(vector.norm() > 0 for vector in gradients(unet, qam))
 
 
-# ------------------------------------------------------------ other libraries, AMP, compilation, 3D
+# ----------------------------------------------- other libraries, AMP, compilation, 3D, the device
 
 class MetaTensor(torch.Tensor):
     """As MONAI's: a subclass of Tensor."""
 
 
-def test_monais_losses_add_up():
-    """Dice as (N, classes, 1, 1), cross-entropy as (N, classes, H, W); labels of a subclass."""
+def test_losses_of_other_shapes():
+    """MONAI's Dice (N, classes, 1, 1), cross-entropy (N, classes, H, W); (N,) without classes."""
     images, labels = mini_batch(4)
     unet, qam = networks()
     masks, logits = (255 * labels.double()).as_subclass(MetaTensor) > 0, unet(images)
-    entropy = F.binary_cross_entropy_with_logits(logits, labels.double(), reduction="none")
     losses, scores = pal.sample_losses(logits, masks), qam(images, masks)
+    entropy = F.binary_cross_entropy_with_logits(logits, labels.double(), reduction="none")
     dice = losses[:, :, None, None] - entropy.mean(dim=(2, 3), keepdim=True)
-    both = pal.per_class(dice) + pal.per_class(entropy)
     expected = pal.pick_and_learn(losses, labels, scores)[0].item()
-    assert pal.pick_and_learn(both, masks, scores)[0].item() == pytest.approx(expected)
+    for same in (pal.per_class(dice) + pal.per_class(entropy), dice + entropy):
+        assert pal.pick_and_learn(same, masks, scores)[0].item() == pytest.approx(expected)
+    areas = labels.any(dim=1, keepdim=True)
+    one_class = pal.pick_and_learn(losses[:, :1], areas, scores)[0]
+    assert pal.pick_and_learn(losses[:, 0], areas, scores)[0] == one_class
 
 
 def test_mixed_precision():
-    """Networks under autocast, .float() before the loss."""
-    torch.manual_seed(0)
-    images, labels = torch.randn(4, 1, 32, 32), torch.rand(4, 3, 32, 32) < 0.3
-    unet, qam = pal.UNet().eval(), pal.QAM().eval()
-    torch.nn.init.normal_(qam.score.weight)
+    images, labels = mini_batch()
+    images, unet, qam = images.float(), *(network.float() for network in networks())
     with torch.autocast("cpu", torch.bfloat16):
         logits, scores = unet(images), qam(images, labels)
     losses = pal.sample_losses(logits.float(), labels)
@@ -254,64 +219,49 @@ def test_mixed_precision():
     assert torch.allclose(weights, pal.quality_weights(qam(images, labels)), rtol=0.05)
 
 
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_compiled_step(exclusive):
+def test_compiled_step():
     """torch.compile may take the whole step, without breaks; "eager" needs no compiler."""
     torch._dynamo.reset()
     images, labels = mini_batch()
     compiled, plain = networks(), networks()
 
     def step(unet, qam, images, labels):
-        if exclusive:
-            losses, labels = exclusive_losses(unet(images), labels.sum(dim=1).clamp_max(2))
-        else:
-            losses = pal.sample_losses(unet(images), labels)
-        return pal.pick_and_learn(losses, labels, qam(images, labels))[0]
+        logits = unet(images)
+        losses, masks = exclusive_losses(logits, labels.sum(dim=1).clamp_max(2))
+        exclusive = pal.pick_and_learn(losses, masks, qam(images, masks))[0]
+        losses = pal.sample_losses(logits, labels)
+        return exclusive + pal.pick_and_learn(losses, labels, qam(images, labels))[0]
 
-    torch.compile(step, backend="eager", fullgraph=True)(*compiled, images, labels).backward()
+    compiled_step = torch.compile(step, backend="eager", fullgraph=True)
+    compiled_step(*compiled, images, labels).backward()
     step(*plain, images, labels).backward()
-    assert torch.allclose(gradients(*compiled), gradients(*plain), atol=1e-12)
-
-
-def test_a_compiled_step_does_not_take_integers():
-    """Values cannot be looked at while compiling: 0 to 255 would be taken as they are."""
-    torch._dynamo.reset()
-    images, labels = mini_batch()
-    step = torch.compile(pal.sample_losses, backend="eager", fullgraph=True)
+    assert difference(gradients(*compiled), gradients(*plain)) < 1e-12
     with pytest.raises(Exception, match="bool or float is needed while compiling"):
-        step(images.expand(8, 3, 32, 32), 255 * labels.byte())
-
-
-VOLUMES = {}
-exec((ROOT / "pal.py").read_text(encoding="utf-8").replace("2d", "3d"), VOLUMES)
+        compiled_step(*compiled, images, 255 * labels.byte())  # values cannot be looked at
 
 
 def test_2d_replaced_by_3d_is_the_3d_version():
     """Noisy labels of volumes, which the losses betray, soon weigh less."""
+    volumes = {}
+    exec((ROOT / "pal.py").read_text(encoding="utf-8").replace("2d", "3d"), volumes)
     torch.manual_seed(0)
-    images = VOLUMES["standardize"](torch.randint(256, (8, 1, 32, 32, 32), dtype=torch.uint8))
+    images = volumes["standardize"](torch.randint(256, (8, 1, 32, 32, 32), dtype=torch.uint8))
     labels = images > 0
     labels[4:] = torch.rand(4, 1, 32, 32, 32) < 0.5  # noise
-    unet, qam = VOLUMES["UNet"](classes=1, width=2), VOLUMES["QAM"](classes=1)
+    unet, qam = volumes["UNet"](classes=1, width=2), volumes["QAM"](classes=1)
     optimizer = torch.optim.Adam([*unet.parameters(), *qam.parameters()], lr=2e-2)
     for _ in range(15):
-        losses = VOLUMES["sample_losses"](unet(images), labels)
-        loss, weights = VOLUMES["pick_and_learn"](losses, labels, qam(images, labels))
+        losses = volumes["sample_losses"](unet(images), labels)
+        loss, weights = volumes["pick_and_learn"](losses, labels, qam(images, labels))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert weights[:4].sum() > 0.7
-
-
-def test_a_thin_axis_and_single_slices_are_refused_in_3d():
-    qam, thin = VOLUMES["QAM"](), torch.randn(2, 1, 28, 64, 64)
-    with pytest.raises(ValueError, match="28, 64, 64.*each side .* 32 or more for the QAM"):
-        qam(thin, torch.zeros(2, 3, 28, 64, 64))
+    with pytest.raises(ValueError, match="28, 32, 32.*each side .* 32 or more for the QAM"):
+        qam(images[:, :, :28], labels[:, :, :28])
     with pytest.raises(ValueError, match="in 3D with D, is needed"):
-        qam(thin[:, :, 0], torch.zeros(2, 3, 64, 64))
+        qam(images[:, :, 0], labels[:, :, 0])  # single slices
 
-
-# --------------------------------------------------------------------------------------- the device
 
 @contextlib.contextmanager
 def other_device():
@@ -328,50 +278,30 @@ def other_device():
             yield torch.device("cpu", 1)
 
 
-def training_step(device, reduced, planted=None):
-    """A step on the device, from images to optimizer, and Dice; `planted` is on the CPU."""
-    place = dict.fromkeys(("images", "labels", "scores", "truth"), device)
-    place[planted] = torch.device("cpu")
+def epoch(device, device_of_labels, step, bf16):
+    """Train for one epoch: the U-Net, and what train_epoch returns."""
     with device:
         unet, qam = pal.UNet(), pal.QAM()
         optimizer = torch.optim.Adam([*unet.parameters(), *qam.parameters()], lr=1e-3)
-    images = torch.randint(256, (4, 1, 32, 32), dtype=torch.uint8, device=place["images"])
-    labels = torch.rand(4, 3, 32, 32, device=place["labels"]) < 0.3
-    images = pal.standardize(images)
-    with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-        logits, scores = unet(images), qam(images, labels).to(place["scores"])
-    losses = pal.sample_losses(logits.float(), labels)
-    loss, weights = pal.pick_and_learn(losses, labels, scores.float())
-    loss.backward()
-    optimizer.step()
-    truth = torch.rand(4, 3, 32, 32, device=place["truth"]) < 0.3
-    return loss, weights, logits, pal.dice(logits > 0, truth)
+        images = torch.randint(256, (5, 32, 32), dtype=torch.uint8)
+        scores = None if step is pal.pick_and_learn else torch.rand(5)
+    labels = torch.rand(5, 3, 32, 32, device=device_of_labels) < 0.3
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    recipe = train.Recipe(batch=4, step=step, fixed_scores=scores, bf16=bf16)
+    return unet, train.train_epoch(unet, qam, optimizer, schedule, images, labels,
+                                   torch.Generator(), recipe)
 
 
-@pytest.mark.parametrize("reduced", [False, True])
-def test_a_training_step_stays_on_its_device(reduced):
-    with other_device() as device:
-        for result in training_step(device, reduced):
-            assert result.device.type == device.type and result.device != torch.device("cpu")
-        for planted in ("images", "labels", "scores", "truth"):  # the test can fail
-            with pytest.raises(RuntimeError, match="device|weight type"):
-                training_step(device, reduced, planted)
-
-
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("step", [pal.pick_and_learn, train.oracle_step, train.loss_step])
-def test_train_epoch_stays_on_its_device(step):
+def test_training_and_dice_stay_on_their_device(step, bf16):
+    cpu = torch.device("cpu")
     with other_device() as device:
-        with device:
-            unet, qam = pal.UNet(), pal.QAM()
-            optimizer = torch.optim.Adam([*unet.parameters(), *qam.parameters()], lr=1e-3)
-            images = torch.randint(256, (5, 32, 32), dtype=torch.uint8)
-            labels = torch.rand(5, 3, 32, 32) < 0.3
-            scores = None if step is pal.pick_and_learn else torch.rand(5)
-        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
-        recipe = train.Recipe(batch=4, step=step, fixed_scores=scores)
-        results = train.train_epoch(unet, qam, optimizer, schedule, images, labels,
-                                    torch.Generator(), recipe)
-        assert [result.shape for result in results] == [(5,), (5,), (5, 3)]
-        assert {result.device for result in results} == {torch.device("cpu")}
+        unet, results = epoch(device, device, step, bf16)
+        assert {result.device for result in results} == {cpu}
         for parameter in unet.parameters():
-            assert parameter.grad.device == parameter.device != torch.device("cpu")
+            assert parameter.grad.device == parameter.device != cpu
+        with pytest.raises(RuntimeError, match="device"):  # the test can fail
+            epoch(device, cpu, step, bf16)
+        masks = torch.rand(4, 3, 32, 32, device=device) < 0.3
+        assert pal.dice(masks, masks).device == masks.device

@@ -1,5 +1,6 @@
 """Lets the tests import the scripts beside this folder, and shares what several test files need."""
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,26 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--data", "phantoms:30", "--size", "64", "--epochs", "2", "--batch", "8", "--seed", "3"]
+TINY = "--data phantoms:30 --size 64 --epochs 5 --batch 4 --qam-lr 0.02 --seed 3 --noise 0.5 --out"
 
 sys.path.insert(0, str(ROOT))
+import train  # noqa: E402
 
 
-def run(script, *arguments, cwd=None):
-    """The finished process of `python script arguments`, its output as text."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def run(script, options, **more):
+    """The finished process of `python script options`, its output as text."""
+    command = [sys.executable, str(ROOT / script), *options.split()]
+    return subprocess.run(command, capture_output=True, text=True, **more)
+
+
+def train_here(options):
+    """Do what train.py does, in this process: importing PyTorch anew takes seconds."""
+    train.train(train.parse_arguments(options.split()))
+
+
+def read_metrics(folder):
+    """The metrics of a run folder."""
+    return json.loads((Path(folder) / "metrics.json").read_text())
 
 
 def read_csv(path):
@@ -35,10 +47,17 @@ def write_folder(root, images, **classes):
             iio.imwrite(root / name / f"case{i}.png", image)
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A new working folder, so that run folders have short names."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished run folder, not to be changed, and what train.py printed."""
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    done = run("train.py", *TINY, "--noise", "0.5", "--out", out)
+    folder = tmp_path_factory.mktemp("runs")
+    done = run("train.py", f"{TINY} tiny", cwd=folder)
     assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    return folder / "tiny", done.stdout

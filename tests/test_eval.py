@@ -11,16 +11,12 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import read_csv, write_folder
+from conftest import read_csv, read_metrics, write_folder
 from PIL import Image
 
 import data
 import eval as evaluation
 import pal
-
-OPTIONS = data.Options("phantoms:18", size=64, noise=0.5, seed=3)
-SETTINGS = {**OPTIONS._asdict(), "width": 4, "strategy": "qam+ocm", "epochs": 4, "batch": 4,
-            "lam": "auto"}
 
 
 def slow_auroc(bad, good):
@@ -53,38 +49,12 @@ def unknown(cases):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A run folder as train.py leaves it, of a U-Net trained for a moment and a random QAM."""
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    out.mkdir()
-    training, test = data.load(OPTIONS)
-    unet, qam = evaluation.build_networks(SETTINGS, 3, "cpu")
-    torch.nn.init.normal_(qam.score.weight)  # it starts at zero, and so would the scores
-    images, labels = torch.from_numpy(training.images), torch.from_numpy(training.labels)
-    optimizer = torch.optim.Adam(unet.parameters(), 1e-2)
-    for _ in range(30):
-        loss = pal.sample_losses(unet(pal.standardize(images[:, None])), labels).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    metrics, rows = evaluation.evaluate(unet, qam, training, test, 2.0, "qam+ocm")
-    evaluation.write_csv(out / "suspects.csv", rows)
-    state = {"arguments": SETTINGS, "classes": list(training.classes), "lam": 2.0,
-             "digest": data.digest(training, test), "unet": unet.state_dict(),
-             "qam": qam.state_dict()}
-    evaluation.save_checkpoint(out / "checkpoint.pt", state)
-    return SimpleNamespace(out=out, unet=unet, qam=qam, training=training, test=test,
-                           metrics=metrics, rows=rows)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder of two images with masks, 80 x 96 pixels, and the same without masks."""
-    images, masks = data.phantoms(2, size=96)
-    images, masks = images[:, :80], masks[:, :, :80]
-    write_folder(tmp_path / "labeled", images, **dict(zip(data.CLASSES, masks.swapaxes(0, 1))))
-    write_folder(tmp_path / "plain", images)
-    return tmp_path
+def trained(finished):
+    """The finished run: its folder, what train.py printed, networks, Cases, metrics."""
+    unet, qam, settings = evaluation.load_networks(finished[0])
+    training, test = data.load(data.options_of(SimpleNamespace(**settings)))
+    return SimpleNamespace(out=finished[0], printed=finished[1], unet=unet, qam=qam,
+                           training=training, test=test, metrics=read_metrics(finished[0]))
 
 
 # ------------------------------------------------------------------------------ the command line
@@ -126,11 +96,10 @@ def test_streams_of_notebooks_and_of_narrow_consoles_do(stream, monkeypatch):
     ("--nonsense", "unrecognized"), ("nowhere", "checkpoint"), ("--table nowhere", "no finished"),
     ("RUN --skip-unpaired", "a run has its own"),
     ("RUN --data phantoms:3 --out RUN", "exists already")])
-def test_bad_arguments_get_one_line(arguments, words, trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_bad_arguments_get_one_line(arguments, words, trained, here):
     with pytest.raises(data.BadInput, match=words) as refused:
         evaluation.main([word.replace("RUN", str(trained.out)) for word in arguments.split()])
-    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(refused.value) and not list(here.iterdir())
 
 
 # --------------------------------------------------------------------- the files of a run folder
@@ -144,21 +113,33 @@ def test_a_failed_write_leaves_the_old_file_as_it_was_written(tmp_path):
     assert read_csv(tmp_path / "rows.csv") == rows
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other keys", "missing", "other data"])
-def test_damaged_checkpoints_and_changed_data_are_refused(damage, trained, tmp_path):
-    path, words = tmp_path / "checkpoint.pt", "no checkpoint of this version"
-    if damage == "missing":
-        words = "no run folder of train.py"
-    if damage == "truncated":
-        path.write_bytes((trained.out / "checkpoint.pt").read_bytes()[:9999])
-    if damage == "other keys":
-        torch.save({"weights": torch.zeros(3)}, path)
-    if damage == "other data":
-        words = "no longer those of this run"
-        checkpoint = evaluation.read_checkpoint(trained.out)
-        evaluation.save_checkpoint(path, {**checkpoint, "digest": data.digest(trained.test)})
-    with pytest.raises(data.BadInput, match=words):
-        evaluation.main([str(tmp_path)])
+def test_damaged_checkpoints_and_changed_data_are_refused(trained, here):
+    whole = evaluation.read_checkpoint(trained.out)
+    for content, words in (({**whole, "digest": "of other data"}, "no longer those of this run"),
+                           ({"weights": torch.zeros(3)}, "no checkpoint of this version"),
+                           (None, "no checkpoint of this version")):
+        if content:
+            torch.save(content, "checkpoint.pt")
+        else:
+            os.truncate("checkpoint.pt", 500)
+        with pytest.raises(data.BadInput, match=words):
+            evaluation.main(["."])
+
+
+def test_eval_prints_the_same_metrics_again_and_writes_nothing(trained, here, capsys):
+    shutil.copy(trained.out / "checkpoint.pt", here)
+    evaluation.main(["."])
+    printed = capsys.readouterr().out
+    assert "AUROC" in printed and printed[printed.index("| Dice"):] in trained.printed
+    assert [path.name for path in here.iterdir()] == ["checkpoint.pt"]
+
+
+def test_loading_networks_leaves_the_random_numbers_of_the_caller_alone(trained):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    settings = evaluation.load_networks(trained.out)[2]
+    assert torch.equal(torch.rand(3), expected) and settings["classes"] == list(data.CLASSES)
 
 
 # --------------------------------------------------------------------------------------- metrics
@@ -190,7 +171,7 @@ def test_softmin_quality_is_a_mean_that_bad_pixels_dominate():
     assert evaluation.softmin_quality(logits, labels).item() == pytest.approx(expected)
 
 
-def test_dice_is_averaged_over_the_images_that_have_the_class(trained):
+def test_dice_is_averaged_over_the_images_that_have_the_class():
     rng = np.random.default_rng(0)
     truth, prediction = rng.random((2, 6, 3, 8, 8)) < 0.5
     truth[:4, 1], truth[:, 2], prediction[0, 1] = False, False, False
@@ -255,19 +236,12 @@ def test_if_nobody_knows_which_labels_are_clean_all_of_them_are_ranked(trained):
         names = [row["name"] for row in rows if row["split"] == split]
         assert sorted(names) == sorted(cases.names)
     means = [row["mean_rank"] for row in rows]
-    assert means == sorted(means) and [row["place"] for row in rows] == list(range(1, 19))
+    assert means == sorted(means) and [row["place"] for row in rows] == list(range(1, 31))
 
 
 def test_the_class_that_stands_out_is_far_above_its_own_mean():
     losses = np.array([[0.1, 0.1, 0.1, 0.4], [0.2, 1.8, 0.2, 1.2]])
     assert evaluation.outstanding_class(losses, ["easy", "hard"])[1::2] == ["hard", "easy"]
-
-
-def test_the_oracle_weighs_the_clean_labels_alone(trained):
-    rows = evaluation.label_rows(trained.unet, trained.qam, trained.training, None, "oracle")
-    clean = sum(row["noisy"] == 0 for row in rows)
-    for row in rows:
-        assert row["weight"] == (0 if row["noisy"] else pytest.approx(len(rows) / clean))
 
 
 def test_strategy_loss_weighs_labels_by_their_losses(trained):
@@ -280,77 +254,54 @@ def test_strategy_loss_weighs_labels_by_their_losses(trained):
     assert weights == pytest.approx(expected.tolist(), rel=1e-3) and max(weights) > 1.5
 
 
-def test_eval_prints_the_same_metrics_again_and_writes_nothing(trained, tmp_path, capsys):
-    evaluation.print_results(trained.metrics, known=True)
-    before = capsys.readouterr().out
-    shutil.copy(trained.out / "checkpoint.pt", tmp_path)
-    evaluation.main([str(tmp_path)])
-    assert capsys.readouterr().out.endswith(before)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+# ------------------------------------------------------------------------ other images, the table
 
-
-def test_loading_networks_leaves_the_random_numbers_of_the_caller_alone(trained):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    unet, _, settings = evaluation.load_networks(trained.out)
-    assert torch.equal(torch.rand(3), expected) and settings["classes"] == list(data.CLASSES)
-    for parameter, other in zip(unet.parameters(), trained.unet.parameters()):
-        assert torch.equal(parameter, other)
-
-
-# -------------------------------------------------------------------------- other images
-
-def test_images_get_masks_of_their_own_size(trained, folder, capsys):
-    out = folder / "out"
-    evaluation.main([str(trained.out), "--data", str(folder / "plain"), "--out", str(out)])
-    assert {path.name for path in out.iterdir()} == set(data.CLASSES)
-    files = [str(folder / "plain" / "images" / f"case{i}.png") for i in range(2)]
-    images = torch.from_numpy(data.read_images(files, 64))  # as users make them for `predict`
+def test_other_images_get_masks_of_their_own_size_and_dice_if_they_have_labels(trained, here,
+                                                                               capsys):
+    images, masks = data.phantoms(2, size=96)
+    images, masks = images[:, :80], dict(zip(data.CLASSES, masks[:, :, :80].swapaxes(0, 1)))
+    write_folder(here / "plain", images)
+    write_folder(here / "labeled", images, **masks)
+    write_folder(here / "single", images[:1], **{name: mask[:1] for name, mask in masks.items()})
+    for folder, count in (("plain", 0), ("labeled", 2), ("single", 1)):
+        out = here / f"out-{folder}"
+        evaluation.main([str(trained.out), "--data", folder, "--out", str(out)])
+        names = {path.name for path in out.iterdir()} - set(data.CLASSES)
+        assert len(names) == (3 if count else 0)
+        if count:
+            rows = read_csv(out / "suspects.csv")
+            assert names == {"metrics.json", "suspects.csv", "suspects.html"}
+            assert len(rows) == count and not {"noisy", "split"} & set(rows[0])
+            assert "Dice on test labels (as given)" in capsys.readouterr().out
+    paths = [f"plain/images/case{i}.png" for i in range(2)]
+    resized = torch.from_numpy(data.read_images(paths, 64))  # as users make them for `predict`
     with torch.no_grad():
-        logits = trained.unet.eval()(pal.standardize(images[:, None])).numpy()
+        logits = trained.unet(pal.standardize(resized[:, None])).numpy()
     for i, c in itertools.product(range(2), range(3)):
-        mask = iio.imread(out / data.CLASSES[c] / f"case{i}.png")
+        mask = iio.imread(f"out-plain/{data.CLASSES[c]}/case{i}.png")
         # Pillow's bilinear enlargement is an independent one.
         large = np.asarray(Image.fromarray(logits[i, c]).resize((96, 80), Image.BILINEAR))
         assert mask.shape == (80, 96) and set(np.unique(mask)) <= {0, 255}
         assert ((mask > 0) == (large > 0)).mean() > 0.999
-    assert iio.imread(out / "lungs" / "case0.png").any()
-
-
-def test_images_with_labels_get_dice_and_suspects_as_well(trained, folder, capsys):
-    for out, count in (("two", 2), ("one", 1)):  # a single image is enough
-        evaluation.main([str(trained.out), "--data", str(folder / "labeled"),
-                         "--out", str(folder / out)])
-        assert {path.name for path in (folder / out).iterdir()} == {
-            *data.CLASSES, "metrics.json", "suspects.csv", "suspects.html"}
-        rows = read_csv(folder / out / "suspects.csv")
-        assert len(rows) == count and not {"noisy", "split"} & set(rows[0])
-        for part in ("images", *data.CLASSES):
-            (folder / "labeled" / part / "case1.png").unlink(missing_ok=True)
-    printed = capsys.readouterr().out
-    assert "Dice on test labels (as given)" in printed
-    (folder / "labeled" / "heart").rename(folder / "labeled" / "spleen")
+    assert iio.imread("out-plain/lungs/case0.png").any()
+    (here / "labeled" / "heart").rename("labeled/spleen")
     with pytest.raises(data.BadInput, match="spleen"):
-        evaluation.main([str(trained.out), "--data", str(folder / "labeled"),
-                         "--out", str(folder / "none")])
-    assert not (folder / "none").exists()
+        evaluation.main([str(trained.out), "--data", "labeled", "--out", "none"])
+    assert not (here / "none").exists()
 
 
-# ------------------------------------------------------------------------------------ the table
-
-def write_run(folder, average, digest="abcdef0", **settings):
-    """config.json and metrics.json of a finished run with these settings and average Dice."""
+def write_run(folder, average, digest="abcdef0"):
+    """config.json and metrics.json of a finished run with this average Dice."""
     folder.mkdir(parents=True)
     dice = {"lungs": 0.9, "heart": 0.8, "clavicles": None, "average": average}
-    config = {"arguments": {**SETTINGS, **settings}, "digest": digest}
-    evaluation.write_json(folder / "config.json", config)
+    settings = {"strategy": "qam+ocm", "noise": 0.5, "seed": 0}
+    evaluation.write_json(folder / "config.json", {"arguments": settings, "digest": digest})
     evaluation.write_json(folder / "metrics.json", {"dice": dice})
 
 
 def test_the_table_has_a_line_a_run_and_names_the_data(tmp_path):
-    write_run(tmp_path / "a", 0.5, seed=0)
-    write_run(tmp_path / "b" / "again", 0.7, "123456789", seed=0)  # the folder was changed since
+    write_run(tmp_path / "a", 0.5)
+    write_run(tmp_path / "b" / "again", 0.7, "123456789")  # the folder was changed since
     (tmp_path / "b" / "masks").mkdir()  # as eval.py --data --out leaves it
     evaluation.write_json(tmp_path / "b" / "masks" / "metrics.json", {"dice": {}})
     _, first, second = evaluation.table_of(tmp_path)

@@ -41,13 +41,6 @@ def slow_dice(prediction, truth):
     return 2 * len(one & other) / (len(one) + len(other))
 
 
-def unknown(cases):
-    """The same Cases, if nobody knew which labels are clean."""
-    count = len(cases.names)
-    return cases._replace(clean=cases.labels, operation=[""] * count, pixels=np.zeros(count, int),
-                          known=False)
-
-
 @pytest.fixture(scope="session")
 def trained(finished):
     """The finished run: its folder, what train.py printed, networks, Cases, metrics."""
@@ -225,18 +218,6 @@ def test_suspects_agree_with_the_metrics(trained):
     assert weights.sum() == pytest.approx(len(rows))
     expected = weights.sum() ** 2 / sum(weight * weight for weight in weights)
     assert trained.metrics["effective_sample_size"] == pytest.approx(expected)
-
-
-def test_if_nobody_knows_which_labels_are_clean_all_of_them_are_ranked(trained):
-    training, test = unknown(trained.training), unknown(trained.test)
-    metrics, rows = evaluation.evaluate(trained.unet, trained.qam, training, test, 2.0, "qam+ocm")
-    assert metrics["audit"] == {"training": None, "unseen": None}
-    assert not {"noisy", "operation", "pixels"} & set(rows[0]) and list(rows[0])[2] == "split"
-    for split, cases in (("train", training), ("test", test)):
-        names = [row["name"] for row in rows if row["split"] == split]
-        assert sorted(names) == sorted(cases.names)
-    means = [row["mean_rank"] for row in rows]
-    assert means == sorted(means) and [row["place"] for row in rows] == list(range(1, 31))
 
 
 def test_the_class_that_stands_out_is_far_above_its_own_mean():

@@ -223,18 +223,20 @@ def test_training_learns_to_segment_and_to_tell_clean_from_noisy(here):
     assert metrics["audit"]["training"]["score"]["auroc"] > 0.75
 
 
-def test_labels_as_they_are_are_not_called_clean(here, capsys):
+def test_labels_as_they_are_are_not_called_clean_and_all_of_them_are_ranked(here, capsys):
     images, masks = data.phantoms(5, size=80)  # three of them are the fewest to train on
     write_folder(here / "set", images, masks=masks[:, 1])
     train_here("--data set --size 64 --epochs 1 --batch 7 --out run")
-    metrics = read_metrics("run")
+    metrics, rows = read_metrics("run"), read_csv("run/suspects.csv")
     assert list(metrics["dice"]) == ["foreground", "average"]
-    assert metrics["audit"]["training"] is None
-    printed = capsys.readouterr().out
-    assert "clean" not in printed.replace("which labels are clean is not known", "")
-    for name in ("log.csv", "suspects.csv"):
-        columns = " ".join(read_csv(f"run/{name}")[0])
-        assert "clean" not in columns and "noisy" not in columns
+    assert metrics["audit"] == {"training": None, "unseen": None}
+    text = capsys.readouterr().out.replace("which labels are clean is not known", "")
+    text += " ".join([*rows[0], *read_csv("run/log.csv")[0]])
+    assert "clean" not in text and "noisy" not in text and "operation" not in text
+    assert sorted(row["name"] for row in rows) == [f"case{i}" for i in range(5)]
+    assert sorted(row["split"] for row in rows) == ["test"] * 2 + ["train"] * 3
+    means = [float(row["mean_rank"]) for row in rows]
+    assert means == sorted(means) and [row["place"] for row in rows] == list("12345")
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -1,6 +1,6 @@
-"""suspects.html, read as a browser reads it: names, order, captions, outlines, size."""
+"""suspects.html: names, order, captions, outlines, size."""
+import html
 import re
-from html.parser import HTMLParser
 from types import SimpleNamespace
 from urllib.request import urlopen  # decodes data: URLs
 
@@ -16,33 +16,24 @@ import eval as evaluation
 ODD_NAMES = ["<b>bold", "it's \"quoted\"", "Übung ä", "two  words", "a&amp;b,", "肺", "<script>"]
 
 
-class Page(HTMLParser):
-    """A page's lists {title: figures: name, text, outlines, class of the image}, and its images."""
+# A name with an unescaped "<" does not fit, and its tile would be missed.
+TILE = re.compile(r'<button><div class="(i\d+)"><img src="([^"]+)"></div>'
+                  r"(<b>\d+\. <span>([^<]+)</span></b>[^<]+)</button>")
+
+
+class Page:
+    """A page's lists {title: tiles: name, text, outlines, class of the image}, and its images."""
 
     def __init__(self, path):
-        super().__init__()
-        self.source, self.views, self.figures = path.read_text(encoding="utf-8"), {}, []
-        self.feed(self.source)
+        self.source, self.views = path.read_text(encoding="utf-8"), {}
         self.images = {name: Image.open(urlopen(url)) for name, url in re.findall(
             r"\.(i\d+) { background-image: url\((\S+)\); }", self.source)}
-
-    def handle_starttag(self, tag, attributes):
-        self.tag, attributes = tag, dict(attributes)
-        if tag == "main":
-            self.figures = self.views[attributes["data-title"]] = []
-        elif tag == "div":
-            self.figures.append(SimpleNamespace(image=attributes["class"], name="", text=""))
-        elif tag == "img":
-            self.figures[-1].outlines = Image.open(urlopen(attributes["src"]))
-
-    def handle_endtag(self, tag):
-        self.tag = "/" + tag
-
-    def handle_data(self, text):
-        if self.figures and self.tag in ("b", "span", "/span", "/b"):
-            self.figures[-1].text += text
-            if self.tag == "span":
-                self.figures[-1].name += text
+        for title, content in re.findall('data-title="(.*?)">(.*?)</main>', self.source, re.DOTALL):
+            self.views[title] = [
+                SimpleNamespace(image=image, outlines=Image.open(urlopen(url)),
+                                name=html.unescape(name),
+                                text=html.unescape(re.sub("<.*?>", "", text)))
+                for image, url, text, name in TILE.findall(content)]
 
 
 def border(mask):
@@ -110,7 +101,7 @@ def test_the_worst_are_listed_by_place_and_per_class(known, what, tmp_path, monk
             outlines[border(cases.labels[i, c])] = (*evaluation.YELLOW, 255)
             assert (np.array(figure.outlines.convert("RGBA")) == outlines).all()
             assert np.abs(np.array(page.images[figure.image], int) - cases.images[i]).mean() < 4
-    assert prediction.any(axis=(0, 2, 3)).any() and not prediction.all(axis=(0, 2, 3)).any()
+    assert prediction[:, 1].any() and not prediction[:, 1].all()  # of the heart
 
 
 def test_images_shrink_until_the_page_is_small(tmp_path, monkeypatch):

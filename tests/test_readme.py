@@ -24,11 +24,6 @@ FIRST = "--noise 0.5 --band 5-13"  # the options of the first run, into which ot
 SMALL = "--size 64 --epochs 1 --batch 4"  # makes a training command end in seconds
 
 
-def marked(name):
-    """The command below the mark <!-- name -->."""
-    return re.search(rf"<!-- {name} -->\n```\n(.*)\n```", README)[1]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A working folder as a reader has it: FOLDER, OTHER, PATTERNS, bad.txt, and the first run."""
@@ -41,10 +36,9 @@ def place(tmp_path_factory):
              "CXR/{}.png": images, "left/{}.png": lungs * np.uint8(255),
              "right/{}.png": lungs * np.uint8(255), "labels/{}.png": heart * np.uint8(85)}
     for pattern, arrays in files.items():
+        (folder / "PATTERNS" / pattern).parent.mkdir(parents=True)
         for i, array in enumerate(arrays):
-            path = folder / "PATTERNS" / pattern.replace("{}", f"case{i}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            iio.imwrite(path, array)
+            iio.imwrite(folder / "PATTERNS" / pattern.replace("{}", f"case{i}"), array)
     (folder / "bad.txt").write_text("case3\n")
     out = f"runs/{train.run_name(train.parse_arguments(FIRST.split()))}"
     assert f"python eval.py {out}" in README
@@ -55,8 +49,9 @@ def place(tmp_path_factory):
 
 
 def test_the_two_commands_set_up_and_run():
-    assert marked("run") == f"{SETUP} train.py {FIRST}"
-    assert marked("test") == f"{SETUP} -m pytest -q tests" and len(COMMANDS) >= 12
+    marked = dict(re.findall(r"<!-- (run|test) -->\n```\n(.*)\n```", README))
+    assert marked == {"run": f"{SETUP} train.py {FIRST}", "test": f"{SETUP} -m pytest -q tests"}
+    assert len(COMMANDS) >= 12
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
@@ -84,20 +79,19 @@ def test_networks_in_own_code(place, monkeypatch):
     """The lines of "Your data" on the run folder that the commands made."""
     monkeypatch.chdir(place)
     lines = re.search(r"```python\n(unet, qam, settings = .*?)```", README, re.DOTALL)[1]
-    paths = [f"OTHER/images/case{i}.png" for i in range(2)]
-    names = {"eval": evaluation, "data": data, "torch": torch, "paths": paths}
+    names = {"eval": evaluation, "data": data, "torch": torch,
+             "paths": ["OTHER/images/case0.png", "OTHER/images/case1.png"]}
     exec(lines, names)
     assert names["masks"].shape == (2, 3, 64, 64) and names["settings"]["size"] == 64
 
 
 def test_the_lines_to_port_train_both_networks():
     lines = re.search(r"```python\n(qam = pal.QAM.*?)```", README, re.DOTALL)[1]
-    unet, images, labels = pal.UNet(), torch.randn(4, 1, 32, 32), torch.rand(4, 3, 32, 32) < 0.3
-    names = {"torch": torch, "pal": pal, "unet": unet, "steps": 9, "images": images,
-             "labels": labels}
+    names = {"torch": torch, "pal": pal, "unet": pal.UNet(), "steps": 9,
+             "images": torch.randn(4, 1, 32, 32), "labels": torch.rand(4, 3, 32, 32) < 0.3}
     exec(lines, names)
-    assert all(parameter.grad is not None for parameter in unet.parameters())
-    assert names["qam"].score.bias.grad is not None
+    learned = [*names["unet"].parameters(), names["qam"].score.bias]
+    assert all(parameter.grad is not None for parameter in learned)
 
 
 @pytest.mark.parametrize("page", ["README.md", *[f".github/{name}.md" for name in

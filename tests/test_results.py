@@ -1,5 +1,4 @@
 """The pages of results: tables, plots, and the list of runs in .github/results."""
-import itertools
 import json
 import math
 import sys

@@ -293,7 +293,7 @@ def share_text(share):
     if share is None:
         return "too few labels to tell how many are bad"
     if share == 0:
-        return "no group of bad labels"
+        return "no group of bad labels seen"
     return f"about {share:.0%} of the labels form a group of their own with a high loss"
 
 

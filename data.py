@@ -14,7 +14,6 @@ import re
 import sys
 import time
 import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +21,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 CLASSES = ("lungs", "heart", "clavicles")
+DAMAGE = ("erode", "dilate", "shift", "omit", "swap")  # the paper's are the first two
 GRID = 256  # the paper's image size, to which data are brought; the noise band counts its pixels
 CLEAN_DICE = 0.9  # --clean: a label whose Dice with its redrawn one is lower counts as noisy
 JSRT = ("All247images/{}.IMG", "lungs=scratch/*/masks/* lung/{}.gif",  # as its archives unzip
         "heart=scratch/*/masks/heart/{}.gif", "clavicles=scratch/*/masks/* clavicle/{}.gif")
-SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM")  # others lose bits unseen
 ENDING = r"(?i:\.(?:png|jpe?g|jfif|tiff?|gif|bmp|webp|p[gpbn]m|img))"  # what a final .* means
-VIDEO = r"^.*?(?=\d*\.\w+$)"  # --group: a path without the number at the end of its name
 ALIKE = 0.99  # images are nearly identical if their 32 x 32 reductions correlate as much
 COLOR = 1 << 24  # a color in a mask counts as the number COLOR + 0xRRGGBB
 nfc = functools.partial(unicodedata.normalize, "NFC")  # file systems store accents in two ways
@@ -101,6 +99,7 @@ def progress(items, what):
 
 
 # ------------------------------------------------------------------ label noise, sizes, the split
+
 def dilate(mask, n):
     """Dilate a bool mask (..., H, W) by the Euclidean disc of radius n; the border adds nothing."""
     height, width = np.shape(mask)[-2:]
@@ -120,9 +119,6 @@ def erode(mask, n):
     return ~dilate(~np.asarray(mask, dtype=bool), n)
 
 
-DAMAGE = ("erode", "dilate", "shift", "omit", "swap")  # the paper's are the first two
-
-
 def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     """Damage exactly round(noise * N) of the labels (N, classes, GRID, GRID), as in section 3.2.
 
@@ -131,8 +127,7 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
     """
     rng = np.random.default_rng(seed)
     kinds = kind.split("-")
-    refuse(noise and "swap" in kinds and len(labels) < 2,
-           "--noise-kind swap: one image has no other to take masks from; add images")
+    refuse(noise and "swap" in kinds and len(labels) < 2, "--noise-kind swap needs two images")
     noisy = labels.copy()
     operation = [""] * len(labels)
     pixels = np.zeros(len(labels), dtype=int)
@@ -149,21 +144,19 @@ def corrupt_labels(labels, noise, band, seed, kind="erode-dilate"):
             noisy[i] = np.roll(labels[i], move, axis=(-2, -1))
         elif operation[i] == "omit":  # one class
             noisy[i, rng.integers(labels.shape[1])] = False
-            pixels[i] = 0
         else:  # swap: the masks of another image
             others = [*range(i), *range(i + 1, len(labels))]
             noisy[i] = labels[others[rng.integers(len(others))]]
-            pixels[i] = 0
+    pixels[np.isin(operation, ("omit", "swap"))] = 0  # they have no radius
     return noisy, operation, pixels
 
 
 def resize(images, size):
     """Resize (..., H, W) to (..., size, size), bilinear and anti-aliased; bool is cut at 1/2."""
-    height, width = images.shape[-2:]
-    if (height, width) == (size, size):
+    if images.shape[-2:] == (size, size):
         return images
     is_mask = images.dtype == bool
-    flat = images.reshape(-1, height, width)
+    flat = images.reshape(-1, *images.shape[-2:])
     resized = np.empty((len(flat), size, size), dtype=images.dtype)
     for i, image in enumerate(flat):
         gray = Image.fromarray(image.astype(np.uint8) * 255 if is_mask else image)
@@ -184,8 +177,7 @@ def split(paths, seed, group=None):
         refuse(unmatched, f"--group {group}: must match in {listed(unmatched)}, too")
         group_of = [match[0] for match in matches]
     groups = sorted(set(group_of))
-    refuse(len(groups) < 3,
-           f"{len(groups)} cases or groups: {listed(groups)}; a split needs three")
+    refuse(len(groups) < 3, f"cases or groups: {listed(groups)}; a split needs three")
     order = np.random.default_rng((seed, 0)).permutation(len(groups))
     chosen = [groups[i] for i in order[:round(len(groups) * 165 / 247)]]
     if group is not None:
@@ -194,16 +186,7 @@ def split(paths, seed, group=None):
     return np.flatnonzero(in_training), np.flatnonzero(~in_training)
 
 
-# ----------------------------------------------------------- folders: from patterns to cases
-class Pattern(NamedTuple):
-    """[CLASS=]PATH[=VALUE] as typed, its three parts ("" if missing), and what it finds."""
-    text: str
-    path: str
-    name: str
-    value: str
-    files: dict  # {name of a case: [paths below root]}
-    seen: set    # the values in these files
-
+# ------------------------------------------------------------- reading: from patterns to arrays
 
 def listed(items):
     """Return items in order as text: the first ten, and how many more; colors as #RRGGBB."""
@@ -214,14 +197,17 @@ def listed(items):
     return (", ".join(texts) or "none") + more
 
 
-def parse_pattern(text, name="foreground"):
-    """Return a text as a Pattern; `name` is its class if it has no CLASS=."""
-    value = r"#[0-9a-fA-F]{6}|\d+(?:-\d*)?"
-    parts = re.fullmatch(rf"(?:([^={{/]+)=)?(.*{{}}[^=]*)(?:=({value}))?", text.replace("\\", "/"))
-    refuse(not parts, f'{text}: write {{}} for the name of a case, as in "images/{{}}.png"; =VALUE '
-                      "is a number (=85), a range (=43-199, =1-) or a color (=#804080)")
-    path = Path(parts[2]).as_posix()
-    return Pattern(text, path, (parts[1] or name).strip(), parts[3] or "", {}, set())
+class Pattern:
+    """[CLASS=]PATH[=VALUE], its parts ("" if missing), the files that fit it, and their values."""
+
+    def __init__(self, text, name="foreground"):
+        parts = re.fullmatch(r"(?:([^={/]+)=)?(.*{}[^=]*)(?:=(#[0-9a-fA-F]{6}|\d+(?:-\d*)?))?",
+                             text.replace("\\", "/"))
+        refuse(not parts, f'{text}: write {{}} for the name of a case, as in "images/{{}}.png", '
+               "and =VALUE as =85, =43-199, =1- or =#804080")
+        self.text, self.name = text, (parts[1] or name).strip()
+        self.path, self.value = Path(parts[2]).as_posix(), parts[3] or ""
+        self.files, self.seen = {}, set()  # {name of a case: [paths below root]}, their values
 
 
 def list_files(root, path=""):
@@ -237,98 +223,87 @@ def list_files(root, path=""):
     return sorted(files)
 
 
-def match_files(root, pattern, taken):
-    """Return {name of a case: [paths]} of the files that fit a pattern and are not `taken`."""
-    folder, slash, file = nfc(pattern.path).removesuffix(".*").rpartition("/")
-    text = f"{re.escape(folder + slash)}(?i:{re.escape(file)})"  # upper and lower case in files
-    for wildcard, group in ((r"\{\*\}", "folder"), (r"\{\}", "case")):
-        text = text.replace(wildcard, f"(?P<{group}>[^/]+?)", 1).replace(wildcard, f"(?P={group})")
-    text = text.replace(r"\*", "[^/]*")
-    text += ENDING if pattern.path.endswith(".*") else ""
-    greedy = text.replace("+?", "+").replace("]*", "]*?")
-    files, cases = list_files(root, pattern.path), {}
-    for path in files:
-        matches = [re.fullmatch(expression, nfc(path)) for expression in (text, greedy)]
-        if matches[0] and path not in taken:
-            shortest, longest = ("/".join(match.groupdict().values()) for match in matches)
-            refuse(shortest != longest, f"{root}: {pattern.text} finds two names in {path}: "
-                   f"{shortest} and {longest}; write more of the name into the pattern")
-            cases.setdefault(shortest, []).append(path)
-    refuse(not cases, f"{root}: {pattern.text} fits no file, or only those of another pattern; "
-           f"there are {listed(files)}; see --images and --masks (default: each folder a class)")
-    return cases
+def match_files(root, patterns, taken):
+    """Give each pattern its files that are not `taken` yet; return all that are taken then."""
+    for pattern in patterns:
+        folder, slash, name = nfc(pattern.path).removesuffix(".*").rpartition("/")
+        text = f"{re.escape(folder + slash)}(?i:{re.escape(name)})"  # any case of letters in files
+        for mark, group in ((r"\{\*\}", "folder"), (r"\{\}", "case")):  # found once, then repeated
+            text = text.replace(mark, f"(?P<{group}>[^/]+?)", 1).replace(mark, f"(?P={group})")
+        text = text.replace(r"\*", "[^/]*") + (ENDING if pattern.path.endswith(".*") else "")
+        greedy = text.replace("[^/]+?", "[^/]+").replace("[^/]*", "[^/]*?")  # names as long as fit
+        files = list_files(root, pattern.path)
+        for file in sorted(set(files) - taken):
+            match = re.fullmatch(text, nfc(file))
+            if match:
+                short = "/".join(match.groups())
+                long = "/".join(re.fullmatch(greedy, nfc(file)).groups())
+                refuse(short != long, f"{root}: {pattern.text} finds two names in {file}: {short} "
+                       f"and {long}; write more of the name into the pattern")
+                pattern.files.setdefault(short, []).append(file)
+        refuse(not pattern.files, f"{root}: {pattern.text} fits no file, or only those of another "
+               f"pattern; there are {listed(files)}; see --images and --masks")
+    for pattern in patterns:
+        taken = taken.union(*pattern.files.values())
+    return taken
 
 
 def pair(root, image, masks, options):
     """Return the names, sorted, that have one image and a mask for each pattern."""
     several = [name for name, files in image.files.items() if len(files) > 1]
     refuse(several, f"{root}: several images for {listed(several)}; correct --images")
-    names, problems = set(image.files), []
+    names = set(image.files)
     for pattern in masks:
         missing = set(image.files) - set(pattern.files)
         strangers = set(pattern.files) - set(image.files)
-        if options.missing_empty and missing:
-            print(f"{len(missing)} image(s) without {pattern.text}, empty: {listed(missing)}")
-            missing = set()
-        names -= missing
+        if not options.missing_empty:
+            names -= missing
+        unpaired = (f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}; "
+                    f"{len(strangers)} mask(s) without image: {listed(strangers)}")
+        is_paired = not strangers and (not missing or options.missing_empty)
+        refuse(not names or not (is_paired or options.skip_unpaired),
+               f"{root}: {unpaired}; correct --masks, or add --skip-unpaired or --missing-empty")
         if missing or strangers:
-            problems.append(f"{len(missing)} image(s) without {pattern.text}: {listed(missing)}, "
-                            f"{len(strangers)} mask(s) without image: {listed(strangers)}")
-    refuse(problems and not (options.skip_unpaired and names),
-           f"{root}: {'; '.join(problems)}; correct --images and --masks (default: each folder a "
-           "class), or add --skip-unpaired, or --missing-empty if no file means an empty mask")
-    for problem in problems:
-        print(f"left out: {problem}")
+            print(f"left out, or empty with --missing-empty: {unpaired}")
     return sorted(names, key=lambda name: (name.lower(), name))
 
 
 def find(root, options):
-    """Find the files of a folder: classes, names, the image's Pattern, --masks and --clean."""
+    """Find the files of a folder: classes, names, the Patterns of images, masks, clean masks."""
     refuse(not os.path.isdir(root), f"{root}: no such folder; write one, phantoms, or phantoms:N")
-    clean = [parse_pattern(text, "") for text in options.clean or []]
-    masks = [parse_pattern(text) for text in options.masks or []]
-    image = parse_pattern(options.images or "images/{}.*")
-    if not options.images:
-        files = set(list_files(root))
-        for pattern in clean:  # its files make no class
-            files.difference_update(*match_files(root, pattern, set()).values())
+    image = Pattern(options.images or "images/{}.*")
+    masks = [Pattern(text) for text in options.masks or []]
+    clean = [Pattern(text, "") for text in options.clean or []]
+    taken = match_files(root, clean, set())  # a file belongs to the first pattern that it fits
+    if not options.images and not options.masks:
+        files = set(list_files(root)) - taken
         folders = sorted({file.partition("/")[0] for file in files if "/" in file} - {"images"})
-        default = [Pattern(f"{name}={name}/{{}}.*", f"{name}/{{}}.*", name, "", {}, set())
-                   for name in folders]
+        masks = [Pattern(f"{name}={name}/{{}}.*") for name in folders]
         if folders == ["masks"]:
-            default = [parse_pattern("masks/{}.*")]
+            masks = [Pattern("masks/{}.*")]
         elif {"All247images", "scratch"} <= set(folders):
-            image, *default = [parse_pattern(text) for text in JSRT]
-        masks = masks or default
-    given = {pattern.name for pattern in masks}
-    classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
-    if len(classes) == 1:
-        clean = [pattern._replace(name=pattern.name or classes[0]) for pattern in clean]
-    refuse("average" in given or any(name.startswith(".") for name in given),
-           f"{root}: classes: {listed(given)}; none may be called average, or begin with a dot")
-    refuse(not given >= {pattern.name for pattern in clean},
-           f"{root}: classes: {listed(given)}; a pattern of --clean needs CLASS= of one of them")
-    taken = set()
-    for patterns in (clean, masks, [image]):  # a file belongs to the first of them that it fits
-        for pattern in patterns:
-            pattern.files.update(match_files(root, pattern, taken))
-        for pattern in patterns:
-            taken.update(*pattern.files.values())
+            image, *masks = [Pattern(text) for text in JSRT]
+    taken = match_files(root, [image], match_files(root, masks, taken))
     folders = tuple({path[:path.rfind("/") + 1] for path in taken})
     others = {path for path in list_files(root) if path.startswith(folders)} - taken
     if others:
         print(f"{len(others)} file(s) that fit no pattern: {listed(others)}")
-    names = pair(root, image, masks, options)
+    given = {pattern.name for pattern in masks}
+    refuse("average" in given, f"{root}: no class may be called average; rename it")
+    classes = tuple(name for name in [*CLASSES, *sorted(given - set(CLASSES))] if name in given)
+    names, redrawn = pair(root, image, masks, options), {}
     for pattern in clean:
-        both = [set(names) & set(other.files) for other in clean if other.name == pattern.name]
-        refuse(not both[0] or both != both[:1] * len(both),
-               f"{root}: --clean {pattern.text} is there for {listed(pattern.files)}; these must "
-               f"be cases, the same in each pattern of {pattern.name}")
-        print(f"--clean {pattern.text}: {len(both[0])} of {len(names)} cases; the others are right")
+        if len(classes) == 1 and not pattern.name:
+            pattern.name = classes[0]
+        found = set(pattern.files) & set(names)
+        same = redrawn.setdefault(pattern.name, found)  # as in the class's other patterns
+        refuse(pattern.name not in classes or not found or found != same,
+               f"--clean {pattern.text} is there for {listed(pattern.files)}; it needs CLASS= of "
+               f"one of {listed(classes)}, and the same cases in each pattern of a class")
+        print(f"--clean {pattern.text}: {len(found)} of {len(names)} cases; the others are right")
     return classes, names, image, masks, clean
 
 
-# ------------------------------------------------------------- folders: from files to arrays
 def is_misread(image, tile):
     """Return whether Pillow loses bits, signs or colors; `tile` is how it decodes the file."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 bits, 339 signed, 262 inverted
@@ -340,8 +315,8 @@ def is_misread(image, tile):
     return is_deep or is_signed or image.mode == "LAB"
 
 
-def open_image(path, notes):
-    """Open an image file, turned as its EXIF tag says; count in `notes` what the user must know."""
+def open_image(path):
+    """Open an image file, turned as its EXIF tag says; refuse what Pillow does not read well."""
     try:
         if path.lower().endswith(".img"):  # JSRT: 16 bits of which 12 are used, high is dark
             raw = np.fromfile(path, dtype=">u2").reshape(2048, 2048)
@@ -349,26 +324,20 @@ def open_image(path, notes):
         # BytesIO: Pillow garbles gray TIFFs with a rotation tag if it opens them by path.
         with Image.open(io.BytesIO(Path(path).read_bytes()), formats=FORMATS) as image:
             pages, tile = getattr(image, "n_frames", 1), str(image.tile)
-            is_turned = image.getexif().get(0x0112, 1) in range(2, 9)  # the tag of a rotation
+            image.getexif()  # keeps the tag of a rotation
             image.load()
-            image.info.pop("exif", None)  # or faults in it are errors; Pillow has kept the tag
+            image.info.pop("exif", None)  # other tags may have faults, which would be errors
             ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the readers raise whatever they like
-        reason = re.sub(" <.*|\n.*", "", str(error))[:80] or type(error).__name__
-        raise BadInput(f"{path}: cannot be read as an image ({reason}); replace by PNG") from None
-    refuse(pages > 1 and image.format != "MPO",  # phones put a second view into a JPEG
-           f"{path}: {pages} pages in one file; save each as a file, with its own mask")
-    refuse(is_misread(image, tile),
-           f"{path}: has bits, signs or colors that Pillow does not keep; save as PNG of 8 bits")
-    if is_turned:
-        notes["file(s) turned as their EXIF tag says; if masks were drawn on unturned pixels, "
-              "strip the tag"] += 1
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); replace by PNG") from None
+    refuse((pages > 1 and image.format != "MPO") or is_misread(image, tile),  # MPO: two views
+           f"{path}: has pages, bits, signs or colors that are not read; save as PNG of 8 bits")
     return image
 
 
-def read_image(path, notes):
+def read_image(path):
     """Read an image file as gray (H, W) uint8, whatever its colors and depth."""
-    image = open_image(path, notes)
+    image = open_image(path)
     gray = np.asarray(image if re.match("L$|I|F", image.mode) else image.convert("RGB"))
     if gray.ndim == 3:
         gray = gray.mean(axis=-1, dtype=np.float32).round().astype(np.uint8)
@@ -385,112 +354,96 @@ def read_image(path, notes):
 def color_numbers(colors):
     """Return numbers (...) of colors (..., 3): grays as they are, others as COLOR + 0xRRGGBB."""
     red, green, blue = np.moveaxis(np.asarray(colors, dtype=np.int32), -1, 0)
-    is_gray = (red == green) & (red == blue)
-    return np.where(is_gray, red, COLOR + (red << 16) + (green << 8) + blue)
+    return np.where((red == green) & (red == blue), red, COLOR + (red << 16) + (green << 8) + blue)
 
 
-def read_mask(path, patterns, notes):
+def read_mask(path, patterns):
     """Read a mask file once; yield each of its patterns with the bool (H, W) that it means."""
-    image = open_image(path, notes)
+    image = open_image(path)
     is_gray = re.match("L$|I|F", image.mode)
     numbers = brightness = np.asarray(image if is_gray else image.convert("RGB"))
-    if numbers.ndim == 3:
+    if not is_gray:
         numbers, brightness = color_numbers(numbers), numbers.max(axis=-1)
     is_whole = (brightness >= 0) & (brightness < COLOR) & (brightness == np.round(brightness))
-    refuse(not is_whole.all(), f"{path}: not only whole numbers from 0 on; save it with 0 to 255")
-    opaque = np.True_
+    alpha = np.full(brightness.shape, 255)
     if "A" in image.getbands() or "transparency" in image.info:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
-        opaque = alpha > 0
-        refuse(len(np.unique(alpha[opaque])) > 1,
-               f"{path}: half-transparent pixels; save the mask without transparency")
+    opaque = alpha > 0
+    refuse(not is_whole.all() or len(np.unique(alpha[opaque])) > 1,
+           f"{path}: half-transparent, or not only whole numbers from 0 on; save it with 0 to 255")
     values = np.unique(numbers * opaque).astype(int).tolist()
-    palette = np.reshape(image.getpalette() or [], (-1, 3)).astype(np.uint8)
-    has_colors = image.mode == "P" and np.ptp(palette, axis=1).any()
     for pattern in patterns:
-        low, is_range, high = pattern.value.partition("-")
+        pattern.seen.update(values)
+        low, is_range, high = (pattern.value or "1-").partition("-")
         refuse(image.format in ("JPEG", "MPO", "WEBP") and (not is_range or 0 < int(low) < 32),
                f"{path}: JPEG and WebP blur the values; end the pattern with =128- or =0-127")
-        if has_colors and not is_range and low.isdecimal() and int(low) > 0:
-            color = palette[int(low):int(low) + 1].tobytes().hex() or "RRGGBB"
-            raise BadInput(f"{path}: indices differ between files; write =#{color}, not ={low}")
-        pattern.seen.update(values)
-        if not low and len(pattern.seen - {0}) > 1:
-            half = (max(255, int(brightness.max())) + 1) // 2
-            raise BadInput(f"{path}: values {listed(pattern.seen)} in {pattern.text}, not 0 and one"
-                           f" other; end it with =1- (not 0), ={half}- (bright half) or =VALUE")
+        refuse(not pattern.value and len(pattern.seen - {0}) > 1,
+               f"{path}: values {listed(pattern.seen)} in {pattern.text}, not 0 and one other; end "
+               "it with =1- (not 0), =N- (N and more) or =N")
         if is_range:
             mask = (brightness >= int(low)) & (brightness <= int(high or COLOR))
         elif low.startswith("#"):
             mask = numbers == color_numbers(list(bytes.fromhex(low[1:])))
         else:
-            mask = numbers == int(low) if low else numbers != 0
+            mask = numbers == int(low)
+            refuse(image.mode == "P" and max(values) >= COLOR and int(low) > 0,
+                   f"{path}: a palette; write a color, not ={low}: {listed(values)}")
         yield pattern, mask & opaque
 
 
-def read_masks(root, patterns, name, shape, notes):
+def read_masks(root, patterns, name, shape):
     """Return {class: bool (H, W)} of a case: the union of its files, each of them read once."""
-    united = {}
-    for file in dict.fromkeys(path for pattern in patterns for path in pattern.files.get(name, [])):
-        path = os.path.join(root, file)
-        owners = [pattern for pattern in patterns if file in pattern.files.get(name, [])]
-        for pattern, mask in read_mask(path, owners, notes):
+    owners, united = {}, {}
+    for pattern in patterns:
+        for file in pattern.files.get(name, []):
+            owners.setdefault(os.path.join(root, file), []).append(pattern)
+    for path in owners:
+        for pattern, mask in read_mask(path, owners[path]):
             before = united.get(pattern.name, mask)
             stretch = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
             refuse(abs(stretch - 1) > 0.01 or before.shape != mask.shape,
-                   f"{path}: height and width {mask.shape}, but {shape} in the image or another "
-                   "mask; make them alike; a rotation tag (EXIF) may do it")
+                   f"{path}: height and width {mask.shape}, but {shape} in the image, or others "
+                   "in another mask; make them alike, perhaps by a rotation tag (EXIF)")
             united[pattern.name] = before | mask
     return united
 
 
-def read_cases(options):
-    """Read all cases of a folder and print a summary, or draw phantoms: Cases at GRID."""
-    root = str(options.data)
-    kind, _, count = root.partition(":")
-    if kind == "phantoms":
-        is_count = re.fullmatch(r"[1-9]\d{0,4}", count or "247")
-        refuse(not is_count or any(options[1:6]), f"{root}: write phantoms, or phantoms:N with N "
-               "from 1 to 99999, without options for reading folders")
-        images, labels = phantoms(int(is_count[0]))
-        names = [f"phantom{i:05d}" for i in range(len(images))]
-        shapes = [images.shape[1:]] * len(names)
-        return Cases(CLASSES, names, images, labels, labels, [""] * len(names),
-                     np.zeros(len(names), dtype=int), True, shapes, names)
+def read_folder(root, options):
+    """Read all cases of a folder and print a summary: Cases at GRID."""
     classes, names, image_pattern, mask_patterns, clean_patterns = find(root, options)
     paths = [image_pattern.files[name][0] for name in names]
-    operation, shapes, notes = [""] * len(names), [], Counter()
+    operation, shapes, vanished = [""] * len(names), [], []
     images = np.empty((len(names), GRID, GRID), dtype=np.uint8)
     labels = np.empty((len(names), len(classes), GRID, GRID), dtype=bool)
     clean = np.empty_like(labels)
     for i, name in enumerate(progress(names, "reading cases")):
-        image = read_image(os.path.join(root, paths[i]), notes)
+        image = read_image(os.path.join(root, paths[i]))
         images[i] = resize(image, GRID)
         shapes.append(image.shape)
-        masks = read_masks(root, mask_patterns, name, image.shape, notes)
-        redrawn = read_masks(root, clean_patterns, name, image.shape, notes)
+        masks = read_masks(root, mask_patterns, name, image.shape)
+        redrawn = read_masks(root, clean_patterns, name, image.shape)
         for c, class_name in enumerate(classes):
             mask = masks.get(class_name, np.zeros(image.shape, dtype=bool))  # --missing-empty
             labels[i, c] = clean[i, c] = resize(mask, GRID)
             if mask.any() and not resize(labels[i, c], options.size).any():
-                notes[f"mask(s) of {class_name} have objects too small for --size {options.size}, "
-                      "and are empty: tile the images, or raise --size"] += 1
+                vanished.append(f"{class_name} of {name}")
             if class_name in redrawn:
                 clean[i, c] = resize(redrawn[class_name], GRID)
                 total = labels[i, c].sum() + clean[i, c].sum()
                 if 2 * (labels[i, c] & clean[i, c]).sum() < CLEAN_DICE * total:
                     operation[i] = "given"
     cases = Cases(classes, names, images, labels, clean, operation,
-                  np.zeros(len(names), dtype=int), bool(clean_patterns), shapes, paths)
-    print_summary(root, cases, mask_patterns, clean_patterns, notes)
+                  np.zeros(len(names), dtype=int), False, shapes, paths)
+    print_summary(root, cases, mask_patterns, clean_patterns)
+    if vanished:
+        print(f"  {len(vanished)} mask(s) too small for --size {options.size}: {listed(vanished)}")
     return cases
 
 
-def print_summary(root, cases, masks, clean, notes):
+def print_summary(root, cases, masks, clean):
     """Print what was read, a line for each pattern and class; refuse masks that seem inverted."""
-    smallest, largest = min(cases.shapes), max(cases.shapes)
-    print(f"{root}: {len(cases.names)} cases, height and width {smallest} to {largest}")
-    print(f"  image: {cases.paths[0]}")
+    print(f"{root}: {len(cases.names)} cases, height and width {min(cases.shapes)} to "
+          f"{max(cases.shapes)}\n  image: {cases.paths[0]}")
     for pattern in [*masks, *clean]:
         files = [pattern.files[name] for name in cases.names if name in pattern.files]
         counts = sorted(len(paths) for paths in files)
@@ -498,18 +451,14 @@ def print_summary(root, cases, masks, clean, notes):
         print(f"  {pattern.text}: values {listed(pattern.seen)}, as in {files[0][0]}{several}")
     for c, name in enumerate(cases.classes):
         labels = cases.labels[:, c]
-        empty = (~labels.any(axis=(1, 2))).sum()
+        empty = len(labels) - labels.any(axis=(1, 2)).sum()
         print(f"  {name}: {labels.mean():.1%} of the pixels, {empty} empty masks")
         border = np.mean([labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]])
         texts = [pattern.text for pattern in masks if pattern.name == name and not pattern.value]
         refuse(texts and labels.mean() > 0.5 and border > 0.8,  # objects seldom fill the border
-               f"{root}: masks of {name} seem inverted, the border is foreground; write "
-               f"{listed(texts[:1])}=0 if they are, =1- if they are not")
-    for note, count in notes.items():
-        print(f"  {count} {note}")
+               f"masks of {name} seem inverted; write {listed(texts)}=0 if they are, or =1-")
 
 
-# ---------------------------------------------------------------------- options, reading, loading
 def add_options(parser):
     """Add the options that say where the data are and how they are read."""
     add = parser.add_argument
@@ -522,8 +471,21 @@ def add_options(parser):
 
 def read_images(paths, size):
     """Read image files as for training: gray, (N, size, size) uint8."""
-    images = [resize(read_image(str(path), Counter()), GRID) for path in paths]
-    return resize(np.stack(images), size)
+    return resize(np.stack([resize(read_image(str(path)), GRID) for path in paths]), size)
+
+
+def read_cases(options):
+    """Read all cases of a folder, or draw phantoms: Cases at GRID."""
+    root = str(options.data)
+    kind, _, count = root.partition(":")
+    if kind != "phantoms":
+        return read_folder(root, options)
+    refuse(any(options[1:6]) or not re.fullmatch(r"[1-9]\d{0,4}", count or "247"),
+           f"{root}: write phantoms, or phantoms:N with N from 1 to 99999, without patterns")
+    images, labels = phantoms(int(count or 247))
+    names = [f"phantom{i:05d}" for i in range(len(images))]
+    return Cases(CLASSES, names, images, labels, labels, [""] * len(names),
+                 np.zeros(len(names), dtype=int), True, [(GRID, GRID)] * len(names), names)
 
 
 def read(options):
@@ -542,88 +504,78 @@ def take(cases, indices, options, stream):
     return Cases(cases.classes, [cases.names[i] for i in indices],
                  resize(cases.images[indices], size), resize(labels, size),
                  resize(cases.clean[indices], size), operation, pixels,
-                 cases.known or options.noise > 0, [cases.shapes[i] for i in indices],
-                 [cases.paths[i] for i in indices])
+                 cases.known or bool(options.clean) or options.noise > 0,
+                 [cases.shapes[i] for i in indices], [cases.paths[i] for i in indices])
+
+
+def read_names(path, known):
+    """Read the names of cases in a file: one a line, or those in the column `name` of a CSV."""
+    lines = nfc(Path(path).read_text(encoding="utf-8-sig", errors="replace")).splitlines()
+    for delimiter in ",;\t":
+        if "name" in next(csv.reader(lines[:1], delimiter=delimiter), []):
+            lines = [row["name"] or "" for row in csv.DictReader(lines, delimiter=delimiter)]
+    names = {line if line in known else re.sub(f"{ENDING}$", "", line.strip()) for line in lines}
+    names -= {""}
+    refuse(not names or names - known, f"--exclude {path}: {len(names)} names, unknown: "
+           f"{listed(names - known)}; write one a line, such as {min(known)}")
+    return names
+
+
+def print_overlap(training, test, group):
+    """Say which test images are like training images: by name, content, or number."""
+    names, rows, doubles, frames = training.names, [], [], []
+    for images in (training.images, test.images):  # 32 x 32 pixels a row, of mean 0 and length 1
+        small = resize(images, 32).reshape(len(images), -1).astype(np.float32)
+        small -= small.mean(axis=1, keepdims=True)
+        rows.append(small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6))
+    for test_name, correlations in zip(test.names, rows[1] @ rows[0].T):
+        if correlations.max() >= ALIKE:
+            doubles.append(f"{test_name} = {names[correlations.argmax()]}")
+        elif test_name.removeprefix("test/") in names:
+            doubles.append(test_name)
+    if doubles:
+        print(f"{len(doubles)} test image(s) with the name of a training image, or nearly its "
+              f"content: {listed(doubles)}; leave one of each out with --exclude")
+    for name in names:
+        digits = re.search(r"\d{0,9}$", name)[0]
+        following = f"{name.removesuffix(digits)}{int(digits or 0) + 1:0{len(digits)}}"
+        if following in test.names:
+            frames.append(f"{name} and {following}")
+    if frames and group is None:
+        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: "
+              r'keep frames of a video together, --group "^.*?(?=\d*\.\w+$)", or use --test-images')
 
 
 def load(options):
     """Read, split, add noise on the 256-pixel grid, resize: the training and the test Cases."""
-    root, size, has_own_test = options.data, options.size, bool(options.test_images)
-    refuse(has_own_test != bool(options.test_masks) or (has_own_test and options.group),
+    root, own_test = options.data, (bool(options.test_images), bool(options.test_masks))
+    refuse(any(own_test) and (not all(own_test) or options.group),
            "--test-images and --test-masks go together, and not with --group")
     cases = test_cases = read_cases(options)
-    refuse(not cases.classes, f"{root}: no masks; say where they are with --masks")
-    if has_own_test:
+    if any(own_test):
         test_cases = read_cases(options._replace(images=options.test_images, clean=None,
                                                  masks=options.test_masks))
-        refuse(test_cases.classes != cases.classes, f"{root}: masks of {listed(cases.classes)}, "
-               f"test masks of {listed(test_cases.classes)}; name the same classes in --masks")
-        test_cases = test_cases._replace(names=[f"test/{name}" for name in test_cases.names],
-                                         known=cases.known)
-        training, test = np.arange(len(cases.names)), np.arange(len(test_cases.names))
+        test_cases = test_cases._replace(names=[f"test/{name}" for name in test_cases.names])
+        training, test = range(len(cases.names)), range(len(test_cases.names))
     else:
         training, test = split(cases.paths, options.seed, options.group)
+    refuse(not cases.classes or cases.classes != test_cases.classes,
+           f"{root}: masks of {listed(cases.classes)}, of the test {listed(test_cases.classes)}; "
+           "write --masks, and --test-masks of the same classes")
     if options.exclude:
-        training, test = exclude_cases(options.exclude, cases, training, test_cases, test)
+        excluded = read_names(options.exclude, {*cases.names, *test_cases.names})
+        training = [i for i in training if cases.names[i] not in excluded]
+        test = [i for i in test if test_cases.names[i] not in excluded]
+        print(f"--exclude: {len(training)} training and {len(test)} test cases left")
+        refuse(not training or not test, "--exclude: no training or no test cases left")
+    training, test = take(cases, training, options, 1), take(test_cases, test, options, 2)
     for c, name in enumerate(cases.classes):
-        shares = resize(cases.labels[training, c], size).mean(axis=(1, 2))
-        refuse(np.isin(shares, (0, 1)).all(),
-               f"{root}: every training mask of {name} is empty or full at --size {size}; see "
-               "above: correct masks or =VALUE (transparent is background), add or tile images")
-    if cases.paths != cases.names:  # a folder
-        print_split(cases, training, test_cases, test, options.group)
-    return take(cases, training, options, 1), take(test_cases, test, options, 2)
-
-
-def exclude_cases(path, cases, training, test_cases, test):
-    """Return the training and test indices without the names in a file: lines, or a CSV."""
-    content, known = Path(path).read_bytes(), {*cases.names, *test_cases.names}
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    lines = nfc(content.decode(encoding, errors="replace")).splitlines()
-    for delimiter in ",;\t":
-        if "name" in next(csv.reader(lines[:1], delimiter=delimiter), []):
-            lines = [row["name"] or "" for row in csv.DictReader(lines, delimiter=delimiter)]
-    names = {line if line in known else line.strip() for line in lines} - {""}
-    names = {name if name in known else re.sub(f"{ENDING}$", "", name) for name in names}
-    kept = np.array([i for i in training if cases.names[i] not in names], dtype=int)
-    kept_test = np.array([i for i in test if test_cases.names[i] not in names], dtype=int)
-    left = f"{len(kept)} of {len(training)} training and {len(kept_test)} of {len(test)} test cases"
-    refuse(not names or names - known or not kept.size or not kept_test.size,
-           f"--exclude {path}: {len(names)} names, unknown: {listed(names - known)}; {left} left; "
-           f"write one name a line, such as {cases.names[0]}, or keep the header of suspects.csv")
-    print(f"--exclude: {left} left")
-    return kept, kept_test
-
-
-def print_split(cases, training, test_cases, test, group):
-    """Say so if folders train/ and test/ are split anew, or if a case may be on both sides."""
-    names, test_names = [cases.names[i] for i in training], [test_cases.names[i] for i in test]
-    folders = {part for path in cases.paths for part in Path(path.lower()).parts[:-1]}
-    if folders & SPLIT_FOLDERS and test_cases is cases:
-        print(f"images of {listed(folders & SPLIT_FOLDERS)}: split anew at random; "
-              "--test-images and --test-masks keep an own split")
-    shared = {f"test/{name}" for name in names} & set(test_names)
-    rows = []  # of 32 x 32 numbers, whose mean is 0 and whose length is 1
-    for part, side in ((cases, training), (test_cases, test)):
-        small = resize(part.images[side], 32).reshape(len(side), -1).astype(np.float32)
-        small -= small.mean(axis=1, keepdims=True)
-        rows.append(small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6))
-    alike = [f"{name} = {names[row.argmax()]}" for name, row in zip(test_names, rows[1] @ rows[0].T)
-             if row.max() >= ALIKE]
-    for what, found in (("test name(s) that training has, too", shared),
-                        ("test image(s) identical to a training image, or nearly", alike)):
-        if found:
-            print(f"{len(found)} {what}: {listed(found)}; leave one of each out with --exclude")
-    frames = []
-    for name in names:
-        text, digits = re.fullmatch(r"(.*?)(\d{0,9})", name).groups()
-        following = f"{text}{int(digits or 0) + 1:0{len(digits)}}"
-        if digits and following in test_names:
-            frames.append(f"{name} and {following}")
-    if frames and group is None:
-        print(f"{len(frames)} pairs of consecutive names across the split, such as {frames[0]}: if "
-              f'these are frames, keep a video together: --group "{VIDEO}" from three videos on, '
-              "else --test-images")
+        refuse(np.isin(training.labels[:, c].mean(axis=(1, 2)), (0, 1)).all(),
+               f"{root}: every training mask of {name} is empty or full at --size {options.size}; "
+               "correct masks or =VALUE (transparent is background), add or tile images")
+    if training.paths != training.names:  # a folder
+        print_overlap(training, test, options.group)
+    return training, test
 
 
 def digest(*cases):
@@ -637,11 +589,11 @@ def digest(*cases):
 
 
 # ---------------------------------------------------------------------------------------- phantoms
+
 # Every organ is a signed field over the image, positive inside: field > 0 is its mask, and
-# _soft(field, width), the same shape with a soft edge, adds to what the X-rays must cross. Patient
-# coordinates: x = 0 on the midline, +-1 at the chest walls (x < 0, left in the image, is the
-# patient's right); y = 0 at the lung tips, 1 at the lowest lung angle.
-# vary(mean, spread) draws what differs between patients.
+# _soft(field, width), the same shape with a soft edge, adds to what the X-rays must cross.
+# Coordinates: x = 0 on the midline, -1 (the patient's right) and 1 at the chest walls; y = 0 at the
+# lung tips, 1 at the lowest lung angle. vary(mean, spread) draws what differs between patients.
 
 def phantoms(n=247, seed=0, size=256):
     """Synthetic postero-anterior chest radiographs with exact masks.

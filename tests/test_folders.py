@@ -79,7 +79,7 @@ def test_patterns_of_the_page_are_patterns_and_find_their_files(tmp_path):
     page = (ROOT / ".github" / "DATA.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (.*) \| `--images (.*)` \|$", page, re.MULTILINE))
     for options in rows.values():
-        assert all(text[:2] == "--" or data.parse_pattern(text) for text in shlex.split(options))
+        assert all(text[:2] == "--" or data.Pattern(text) for text in shlex.split(options))
     for i in NUMBERS:
         write(tmp_path / f"benign/benign ({i}).png", noise(i))
         write(tmp_path / f"benign/benign ({i})_mask.png", disc(i, "left"))
@@ -233,7 +233,7 @@ def test_five_colors_of_one_file_are_decoded_once(tmp_path, monkeypatch):
         write(tmp_path / f"masks/{i}.png", colored(disc(i), (128, 64, 128)))
     opened, open_image = [], data.open_image
     monkeypatch.setattr(data, "open_image",
-                        lambda path, notes: opened.append(path) or open_image(path, notes))
+                        lambda path: opened.append(path) or open_image(path))
     read(tmp_path, masks=[f"c{k}=masks/{{}}.png=#80408{k}" for k in range(5)])
     assert len(opened) == len(set(opened)) == 6
 
@@ -286,9 +286,9 @@ def test_formats_are_read_as_gray_or_refused(name, tmp_path):
     if isinstance(expected, str):
         assert np.asarray(Image.open(tmp_path / name)).size >= GRAY.size  # Pillow says nothing
         with pytest.raises(data.BadInput, match=expected):
-            data.read_image(str(tmp_path / name), Counter())
+            data.read_image(str(tmp_path / name))
     else:
-        assert np.array_equal(data.read_image(str(tmp_path / name), Counter()), expected)
+        assert np.array_equal(data.read_image(str(tmp_path / name)), expected)
 
 
 @pytest.mark.parametrize("padding", [60000, -32768])
@@ -296,7 +296,7 @@ def test_deep_images_keep_their_grays_whatever_their_padding(padding, tmp_path):
     deep = GRAY.astype(np.int32) * 4 + 1000
     deep[:4] = padding
     write(tmp_path / "x.tif", deep)
-    image = data.read_image(str(tmp_path / "x.tif"), Counter())
+    image = data.read_image(str(tmp_path / "x.tif"))
     assert np.abs(image[4:].astype(int) - GRAY[4:]).max() <= 3
 
 

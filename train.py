@@ -293,7 +293,7 @@ def share_text(share):
     if share is None:
         return "too few labels to tell how many are bad"
     if share == 0:
-        return "no group of bad labels seen"
+        return "no group of bad labels seen, though single ones may be bad"
     return f"about {share:.0%} of the labels form a group of their own with a high loss"
 
 
@@ -373,14 +373,15 @@ def print_epoch(row, epochs):
 def warnings_of(arguments, metrics, training, test):
     """List what the metrics do not say by themselves, each with what to do about it."""
     count, effective = len(training.names), metrics["effective_sample_size"]
-    steps = arguments.epochs * (count // min(arguments.batch, count))
+    steps_per_epoch = count // min(arguments.batch, count)
+    steps = arguments.epochs * steps_per_epoch
     share, warnings = metrics["rejected_share"], []
     if count < ENOUGH_LABELS:
         warnings.append(f"{count} training labels; to tell labels apart, have {ENOUGH_LABELS}, and "
                         "look at each of these few yourself")
     if steps < ENOUGH_STEPS:
-        warnings.append(f"{steps} training steps; to tell labels apart, have {ENOUGH_STEPS}: raise "
-                        "--epochs")
+        warnings.append(f"{steps} training steps; to tell labels apart, have {ENOUGH_STEPS}: "
+                        f"--epochs {math.ceil(ENOUGH_STEPS / steps_per_epoch)}")
     if arguments.noise == 0 and effective < count / 2:  # no surprise if noise was added on purpose
         warnings.append(f"the weights rest on {effective:.0f} of {count} labels; compare with "
                         "--strategy baseline, or lower --lam")

@@ -480,7 +480,7 @@ def read_cases(options):
     kind, _, count = root.partition(":")
     if kind != "phantoms":
         return read_folder(root, options)
-    refuse(any(options[1:6]) or not re.fullmatch(r"[1-9]\d{0,4}", count or "247"),
+    refuse(any(options[1:6]) or not re.fullmatch(r"[1-9]\d{0,4}", count or "247"),  # for folders
            f"{root}: write phantoms, or phantoms:N with N from 1 to 99999, without patterns")
     images, labels = phantoms(int(count or 247))
     names = [f"phantom{i:05d}" for i in range(len(images))]

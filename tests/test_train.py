@@ -79,7 +79,7 @@ def test_an_epoch_steps_down_the_gradient_of_equation_1(options):
         assert results[part].isnan().sum() == 2 * values[0].numel() + values.isnan().sum()
     for network, other in zip(trained, (unet, qam)):
         for parameter, moved in zip(network.parameters(), other.parameters()):
-            assert torch.allclose(parameter, moved, atol=1e-6)
+            assert torch.allclose(parameter, moved, atol=1e-5)
     with pytest.raises(ValueError, match="3 images do not fill a mini-batch of 4"):
         train.train_epoch(*trained[:4], images[:3], labels[:3], None, recipe)
 
@@ -257,7 +257,7 @@ def test_run_folders_are_named_after_what_is_not_the_default(words, name):
     ("--data phantoms:2", "a split needs three"), ("--data phantoms:3", "three or more"),
     ("--data nowhere", "nowhere"), ("--strategy best", "qam+ocm"), ("--lr inf", "--lr inf"),
     ("--data phantoms:9 --strategy oracle --noise 0", "choose --noise between 0 and 1"),
-    ("--resume nowhere", "--resume nowhere: no run folder"), ("--group [", "--group ["),
+    ("--resume nowhere", "--resume nowhere: no run folder"), ("--data phantoms:9 --group [", "--group ["),
     ("--resume nowhere --epochs 3", "beside it only --data"), ("--epochs 0", "--epochs 0"),
     ("--out mine", "choose another --out"), ("--resume mine", "it lacks config.json")])
 def test_bad_arguments_get_one_line_and_change_nothing(words, message, here, monkeypatch, capsys):

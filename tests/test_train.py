@@ -257,7 +257,8 @@ def test_run_folders_are_named_after_what_is_not_the_default(words, name):
     ("--data phantoms:2", "a split needs three"), ("--data phantoms:3", "three or more"),
     ("--data nowhere", "nowhere"), ("--strategy best", "qam+ocm"), ("--lr inf", "--lr inf"),
     ("--data phantoms:9 --strategy oracle --noise 0", "choose --noise between 0 and 1"),
-    ("--resume nowhere", "--resume nowhere: no run folder"), ("--data phantoms:9 --group [", "--group ["),
+    ("--resume nowhere", "--resume nowhere: no run folder"),
+    ("--data phantoms:9 --group [", "--group ["),
     ("--resume nowhere --epochs 3", "beside it only --data"), ("--epochs 0", "--epochs 0"),
     ("--out mine", "choose another --out"), ("--resume mine", "it lacks config.json")])
 def test_bad_arguments_get_one_line_and_change_nothing(words, message, here, monkeypatch, capsys):

@@ -99,7 +99,7 @@ def test_unet_and_qam_learn_at_their_own_rates(words, highest):
         assert all(map(torch.equal, group["params"], network.parameters()))
 
 
-# ------------------------------------------------------------------------- lambda, decided half-way
+# ------------------------------------------------------------------------- lambda, decided halfway
 
 EVEN = torch.linspace(0.8, 1.25, 80)
 TWO_GROUPS = torch.where(torch.arange(80) < 20, 4.0, 1.0) * EVEN

@@ -110,14 +110,3 @@ def test_the_film_has_a_frame_an_epoch_and_keeps_the_last_known_weight(tmp_path)
     assert np.array_equal(*frames) and frames[0].shape[:3] == (8, 360, 560)
     for color in (charts.BLUE, charts.RUST, charts.GREEN):
         assert has_color(frames[0][0], color) and has_color(frames[0][-1], color)
-
-
-def test_an_outline_is_where_a_4_neighbor_is_background():
-    rng = np.random.default_rng(0)
-    mask = rng.random((256, 256)) < 0.7
-    drawn = np.asarray(charts.overlay(np.zeros((256, 256), np.uint8), [(mask, (9, 8, 7))]))
-    for y, x in rng.integers(0, 256, (2000, 2)):
-        near = [(v, u) for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
-                if 0 <= v < 256 and 0 <= u < 256]
-        on_edge = mask[y, x] and not all(mask[place] for place in near)
-        assert tuple(drawn[y, x]) == ((9, 8, 7) if on_edge else (0, 0, 0))

@@ -265,7 +265,8 @@ COUNT = "write phantoms, or phantoms:N .* without patterns"
 BAD = [  # files that a good folder gets or loses (None), the options, the one line
     ({}, {"data": "nowhere"}, "nowhere: no such folder; write one, phantoms, or phantoms:N"),
     ({f"images/{i}.png": None for i in NUMBERS}, {}, r"images/{}.\* fits no file.*; see --im"),
-    ({"heart/1.png": None, "heart/3.png": GRAY}, PNG, r"1 .* without heart/{}.png: 1; 1 .* without image: 3; "),
+    ({"heart/1.png": None, "heart/3.png": GRAY}, PNG,
+     r"1 .* without heart/{}.png: 1; 1 .* without image: 3; "),
     ({"images/1.TIF": GRAY}, {}, "several images for 1; correct --images"),
     ({"notes/1.txt.png": GRAY}, {}, "3 image.* without notes=notes.*; correct --masks"),
     ({"lungs": "gone"}, {}, "'lungs' is a broken link"),
@@ -278,7 +279,8 @@ BAD = [  # files that a good folder gets or loses (None), the options, the one l
     ({}, given("images/{}.png"), "masks of none, .*; write --masks"),
     ({"a=b/1.png": GRAY}, {}, "a=b=a=b/{}.* fits no file"),
     ({"images/1.png": PLANAR[:300]}, {}, "1.png: cannot be read .*; replace by PNG"),
-    ({"images/1.jp2": GRAY}, given("images/{}.jp2", "heart/{}.*", skip_unpaired=True), "1.jp2: can"),
+    ({"images/1.jp2": GRAY}, given("images/{}.jp2", "heart/{}.*", skip_unpaired=True),
+     "1.jp2: can"),
     ({"images/1.png": patched(RGB, 262, 2, 8)}, {}, LOST),  # Lab
     ({"images/1.png": patched(DEEP, 262, 1, 0)}, {}, LOST),  # inverted
     ({"images/1.png": patched(GRAY, 339, 2, 2, tiffinfo={339: 2})}, {}, LOST),  # signed 8 bits
@@ -288,10 +290,13 @@ BAD = [  # files that a good folder gets or loses (None), the options, the one l
     ({"images/1.png": None, "images/1.tif": np.full((64, 64), np.nan, np.float32)}, {}, "NaN"),
     ({"images/1.png": 0 * GRAY}, {}, "1.png: constant once .*; replace"),
     ({"heart/1.png": patched(GRAY, 262, 1, 1, save_all=True, append_images=[SECOND])}, {}, LOST),
-    ({"heart/1.png": disc(1)[:40]}, {}, r"1.png: height .*\(40, 64\), but \(64, 64\) .*; make them alike"),
-    ({"heart/1.png": THREE}, {}, r"1.png: values 0, 3, 9 in heart=heart/{}.\*, not .*=1- .*=N- .*=N"),
+    ({"heart/1.png": disc(1)[:40]}, {},
+     r"1.png: height .*\(40, 64\), but \(64, 64\) .*; make them alike"),
+    ({"heart/1.png": THREE}, {},
+     r"1.png: values 0, 3, 9 in heart=heart/{}.\*, not .*=1- .*=N- .*=N"),
     ({"heart/1.png": two_values(1, 7, 7)}, {}, "10.png: values 0, 7, 255"),
-    ({"heart/1.png": None, "heart/1.tif": disc(1) / np.float32(2)}, ANY, "not only whole numbers from 0 on"),
+    ({"heart/1.png": None, "heart/1.tif": disc(1) / np.float32(2)}, ANY,
+     "not only whole numbers from 0 on"),
     ({"heart/1.png": np.dstack([RGB, GRAY])}, ANY, "half-transparent, or"),
     ({f"heart/{i}.png": ~disc(i) for i in NUMBERS}, {}, r"inverted; write heart=heart/{}.\*=0 "),
     ({f"heart/{i}.png": 0 * GRAY for i in NUMBERS}, {}, "every training mask of heart is empty"),

@@ -177,10 +177,3 @@ def test_excluded_names_leave_and_the_split_stays(text, folder, capsys):
     fewer, fewer_test = load(folder, exclude=folder / "bad.txt")
     assert fewer.names == training.names[2:] and fewer_test.names == test.names[1:]
     assert "--exclude: 6 training and 3 test cases left" in capsys.readouterr().out
-
-
-def test_progress_is_silent_for_ten_seconds(monkeypatch, capsys):
-    clock = iter([0, 5, 9, 11, 30])
-    monkeypatch.setattr(data.time, "monotonic", lambda: next(clock))
-    assert list(data.progress("abcd"[:3], "reading")) == list("abc")
-    assert capsys.readouterr().err == "reading 2/3\n"

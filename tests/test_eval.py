@@ -25,22 +25,6 @@ def slow_auroc(bad, good):
     return sum(wins) / len(wins)
 
 
-def slow_ranks(values):
-    """Rank of each value: how many are smaller, and half of the others that equal it."""
-    result = []
-    for value in values:
-        smaller = sum(other < value for other in values)
-        equal = sum(other == value for other in values) - 1
-        result.append((smaller + equal / 2) / (len(values) - 1))
-    return result
-
-
-def slow_dice(prediction, truth):
-    """Dice of two masks (H, W), from their sets of pixels."""
-    one, other = set(np.flatnonzero(prediction)), set(np.flatnonzero(truth))
-    return 2 * len(one & other) / (len(one) + len(other))
-
-
 @pytest.fixture(scope="session")
 def trained(finished):
     """The finished run: its folder, what train.py printed, networks, Cases, metrics."""
@@ -49,8 +33,6 @@ def trained(finished):
     return SimpleNamespace(out=finished[0], printed=finished[1], unet=unet, qam=qam,
                            training=training, test=test, metrics=read_metrics(finished[0]))
 
-
-# ------------------------------------------------------------------------------ the command line
 
 @pytest.mark.parametrize("error, code, words", [
     (data.BadInput("no\nsuch folder"), 2, "no such folder"), (FileNotFoundError("gone"), 2, "gone"),
@@ -90,8 +72,6 @@ def test_bad_arguments_get_one_line(arguments, words, trained, here):
     assert "\n" not in str(refused.value) and not list(here.iterdir())
 
 
-# --------------------------------------------------------------------- the files of a run folder
-
 def test_a_failed_write_leaves_the_old_file_as_it_was_written(tmp_path):
     rows = [{"name": "a, \"b\"", "score": "0.1"}, {"name": "肺\n", "score": "1e-09"}]
     evaluation.write_csv(tmp_path / "rows.csv", rows)
@@ -122,16 +102,6 @@ def test_eval_prints_the_same_metrics_again_and_writes_nothing(trained, here, ca
     assert [path.name for path in here.iterdir()] == ["checkpoint.pt"]
 
 
-def test_loading_networks_leaves_the_random_numbers_of_the_caller_alone(trained):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    settings = evaluation.load_networks(trained.out)[2]
-    assert torch.equal(torch.rand(3), expected) and settings["classes"] == list(data.CLASSES)
-
-
-# --------------------------------------------------------------------------------------- metrics
-
 def test_auroc_counts_pairs_and_halves_ties():
     rng = np.random.default_rng(0)
     values, positive = rng.integers(0, 5, 60), rng.random(60) < 0.4
@@ -141,13 +111,11 @@ def test_auroc_counts_pairs_and_halves_ties():
 
 
 def test_the_mean_rank_is_that_of_three_rankings_or_of_two():
-    rng = np.random.default_rng(2)
-    scores, losses, softmin = rng.integers(0, 9, (3, 25)).astype(float)
-    by_score, by_loss, by_softmin = slow_ranks(scores), slow_ranks(-losses), slow_ranks(softmin)
-    three = [(a + b + c) / 3 for a, b, c in zip(by_score, by_loss, by_softmin)]
-    two = [(b + c) / 2 for b, c in zip(by_loss, by_softmin)]
+    scores, losses, softmin = np.array([1, 2, 2, 4]), np.array([4, 3, 2, 1]), np.array([1, 9, 5, 5])
+    by_loss, by_softmin = np.array([0, 1 / 3, 2 / 3, 1]), np.array([0, 1, 0.5, 0.5])
+    three, two = (np.array([0, 0.5, 0.5, 1]) + by_loss + by_softmin) / 3, (by_loss + by_softmin) / 2
     assert evaluation.mean_rank(scores, losses, softmin) == pytest.approx(three)
-    assert evaluation.mean_rank(np.zeros(25), losses, softmin) == pytest.approx(two)
+    assert evaluation.mean_rank(np.zeros(4), losses, softmin) == pytest.approx(two)
 
 
 def test_softmin_quality_is_a_mean_that_bad_pixels_dominate():
@@ -166,8 +134,8 @@ def test_dice_is_of_the_images_that_have_the_class_and_the_others_are_counted(mo
     monkeypatch.setattr(evaluation, "predict", lambda *_: torch.from_numpy(prediction))
     test = SimpleNamespace(images=np.zeros((6, 8, 8), np.uint8), clean=truth, classes="abc")
     metrics = evaluation.dice_metrics(None, test)
-    first = np.mean([slow_dice(prediction[i, 0], truth[i, 0]) for i in range(6)])
-    second = np.mean([slow_dice(prediction[i, 1], truth[i, 1]) for i in (4, 5)])
+    values = pal.dice(torch.from_numpy(prediction), torch.from_numpy(truth)).numpy()
+    first, second = values[:, 0].mean(), values[4:, 1].mean()
     assert metrics["dice"] == {"a": pytest.approx(first), "b": pytest.approx(second), "c": None,
                                "average": pytest.approx((first + second) / 2)}
     evaluation.print_dice(metrics, known=False)
@@ -229,8 +197,6 @@ def test_labels_have_the_weights_that_their_strategy_gives_them(strategy, traine
     assert [row["weight"] for row in rows] == pytest.approx(expected, rel=1e-3)
     assert (np.ptp(expected) > 0.01) == (strategy != "baseline")
 
-
-# ------------------------------------------------------------------------ other images, the table
 
 def test_other_images_get_masks_of_their_own_size_and_dice_if_they_have_labels(
         trained, here, capsys):

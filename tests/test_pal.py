@@ -21,8 +21,6 @@ def losses_and_scores():
     return pal.sample_losses(logits.requires_grad_(), labels), labels, scores
 
 
-# -------------------------------------------------------------------- losses, weights, equation (1)
-
 @pytest.mark.parametrize("lam", [0.5, 2.0, None])
 def test_weights_are_the_softmax_of_equation_2(lam):
     scores = [-30.0, -1.5, 0.2, 30.0]
@@ -78,8 +76,6 @@ def test_equal_scores_without_gradient_are_the_baseline():
     assert loss.item() == pytest.approx(losses.mean().item())  # a trend of mean 0 adds nothing
 
 
-# ---------------------------------------------------------------------------------- the area trend
-
 def line_over_areas(areas, losses, weights):
     """A line by robust weighted least squares: its values (N,), less their weighted mean."""
     distance = areas - weights @ areas
@@ -125,8 +121,6 @@ def test_limits_of_the_area_trend():
     for equal in (torch.zeros(4, 1, 8, 8), torch.ones(4, 1, 8, 8), 0.2 + 1e-8 * (areas - 0.2)):
         assert pal.area_trend(losses, equal, scores).abs().max() < 1e-3
 
-
-# --------------------------------------------------------- lambda from the labels' losses, and Dice
 
 def squares(values):
     """The sum of squared distances from the mean."""
@@ -182,8 +176,6 @@ def test_dice_by_sets(size):
             assert values[i, c].item() == pytest.approx(expected)
 
 
-# ------------------------------------------------------------------------------------ the networks
-
 @pytest.mark.parametrize("classes, width, size", [(1, 4, (16, 32)), (3, 8, (32, 16))])
 def test_unet_gives_logits_to_which_every_layer_adds(classes, width, size):
     torch.manual_seed(0)
@@ -226,8 +218,6 @@ def test_standardized_images_have_mean_0_and_standard_deviation_1_in_each_channe
         assert torch.allclose(values.double(), (channel - mean) / deviation, atol=1e-4)
     assert (pal.standardize(torch.full(shape, unit)) == 0).all()  # constant images: no 0 / 0
 
-
-# ----------------------------------------------- mistakes of those who call pal from their own code
 
 # What is called, with the names below, and what the error says.
 MISTAKES = {

@@ -18,8 +18,6 @@ import pal
 import train
 
 
-# --------------------------------------------------------------------------------------- the loop
-
 def small_training():
     """Networks, optimizer, schedule, images and labels for `train_epoch`."""
     torch.manual_seed(0)
@@ -99,8 +97,6 @@ def test_unet_and_qam_learn_at_their_own_rates(words, highest):
         assert all(map(torch.equal, group["params"], network.parameters()))
 
 
-# ------------------------------------------------------------------------- lambda, decided halfway
-
 EVEN = torch.linspace(0.8, 1.25, 80)
 TWO_GROUPS = torch.where(torch.arange(80) < 20, 4.0, 1.0) * EVEN
 
@@ -131,8 +127,6 @@ def test_lambda_is_2_until_halfway_and_then_what_the_share_says(epochs, here, ca
     assert printed.count("halfway: ") == 1 and f"lambda {last:.2g} from here on" in printed
 
 
-# -------------------------------------------------------------------------------- the augmentation
-
 def moved_columns(monkeypatch, **amounts):
     """Twenty augmented images in which each pixel is its column's number: middle rows (20, 64)."""
     for motion in ("SHIFT", "ZOOM", "TURN"):
@@ -152,8 +146,6 @@ def test_augmentation_shifts_zooms_and_turns_by_up_to_its_amounts(monkeypatch):
     steps = moved_columns(monkeypatch, TURN=90.0)[:, 39:41].diff()  # the cosine of the angle
     assert -0.01 < steps.min() < 0.3 and steps.max() <= 1.01
 
-
-# --------------------------------------------------------------------------- the script, as it runs
 
 def test_run_folder_is_complete(finished):
     out, printed = finished
@@ -220,8 +212,6 @@ def test_each_warning_is_one_line_and_none_is_to_be_ignored(changes, words):
     assert "\n" not in warnings and (words in warnings if words else not warnings)
 
 
-# ------------------------------------------------------------------------------------ command line
-
 @pytest.mark.parametrize("words, lam, trend", [
     ("", "auto", True), ("--strategy loss", "auto", None), ("--strategy qam", None, True),
     ("--strategy baseline", None, None), ("--lam 1 --no-area-trend", 1.0, False),
@@ -272,8 +262,6 @@ def test_bad_arguments_get_one_line_and_change_nothing(words, message, here, mon
     assert stopped.value.code == 2 and error.count("\n") == 1 and message in error, error
     assert list(here.rglob("*")) == [here / "mine", here / "mine" / "config.txt"]
 
-
-# -------------------------------------------------------- interruptions, and what must not be lost
 
 def test_killed_run_resumes_to_the_same_weights(here, finished):
     """kill -9 in the middle, --resume, and the end is bit for bit that of an undisturbed run."""

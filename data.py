@@ -510,6 +510,7 @@ def take(cases, indices, options, stream):
 
 def read_names(path, known):
     """Read the names of cases in a file: one a line, or those in the column `name` of a CSV."""
+    refuse(not Path(path).is_file(), f"--exclude {path}: no such file; name the saved list")
     lines = nfc(Path(path).read_text(encoding="utf-8-sig", errors="replace")).splitlines()
     for delimiter in ",;\t":
         if "name" in next(csv.reader(lines[:1], delimiter=delimiter), []):

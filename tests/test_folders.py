@@ -310,6 +310,7 @@ BAD = [  # files that a good folder gets or loses (None), the options, the one l
     ({}, {**OWN, "group": "c"}, "not with --group"),
     ({}, {**OWN, "test_masks": ["a=heart/{}.png"]}, "of heart, of the test a; write --masks"),
     ({}, {"clean": ["lungs=heart/{}.png"]}, "it needs CLASS= of one of"),
+    ({}, {"exclude": "x"}, "--exclude x: no such file; name the saved list"),
     ({"x": b"nobody"}, {"exclude": "x"}, "x: 1 names, unknown: nobody; write one .* such as 1$"),
     ({"x": "1".encode("utf-16")}, {"exclude": "x"}, "x: . names, unknown: .*; write one a line"),
     ({"x": b"1\n2\n10"}, {"exclude": "x"}, "--exclude: no training or no test cases left"),

@@ -255,7 +255,7 @@ def draw_results(path, folder="jsrt-128", band="5-13"):
     """Draw the average Dice over the share of labels eroded or dilated by `band`: curves with
     standard deviations over seeds, and the paper's as dots.
     """
-    colors = {"baseline": charts.RUST, "qam": charts.ORANGE, "qam+ocm": charts.BLUE,
+    colors = {"baseline": charts.RUST, "qam": charts.PURPLE, "qam+ocm": charts.BLUE,
               "oracle": charts.GREEN}
     series = []
     for strategy, color in colors.items():

@@ -447,7 +447,7 @@ def print_summary(root, cases, masks, clean):
     for pattern in [*masks, *clean]:
         files = [pattern.files[name] for name in cases.names if name in pattern.files]
         counts = sorted(len(paths) for paths in files)
-        several = f"; {counts[0]} to {counts[-1]} files a case, united" if counts[-1] > 1 else ""
+        several = f"; {counts[0]} to {counts[-1]} files per case, united" if counts[-1] > 1 else ""
         print(f"  {pattern.text}: values {listed(pattern.seen)}, as in {files[0][0]}{several}")
     for c, name in enumerate(cases.classes):
         labels = cases.labels[:, c]

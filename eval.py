@@ -527,7 +527,7 @@ def evaluate_folder(run, options, out, device):
             path = out / label / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             iio.imwrite(path, mask.astype(np.uint8) * 255)
-    print(f"predicted masks (0 and 255, a folder a class) are in {out}")
+    print(f"predicted masks (0 and 255, one folder per class) are in {out}")
     if cases.labels is not None:
         rows = worst_first(label_rows(unet, qam, cases, settings["lam"]))
         metrics = dice_metrics(unet, cases)

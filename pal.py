@@ -9,7 +9,7 @@ A training step in another code base:
 
 N is the size of the mini-batch. Images are float (N, channels, H, W), see `standardize`; labels are
 bool or 0..1, (N, classes, H, W). Section and equation numbers are the paper's. For volumes
-(N, channels, D, H, W), replace 2d by 3d in this file. Mistakes raise ValueError or TypeError.
+(N, channels, D, H, W), replace 2d with 3d in this file. Mistakes raise ValueError or TypeError.
 """
 import torch
 import torch.nn as nn
@@ -255,9 +255,9 @@ def pick_and_learn(losses, labels, scores, lam=2.0):
 def two_groups(losses):
     """Split losses (N,) into two groups: Otsu's threshold (1979) on their logarithms.
 
-    Returns the upper group's share of the labels, and the split's of the variance: 3/4 of uniform
-    logarithms, 2 / pi = 0.64 of normal ones, 1 of two distant groups. A twentieth of the labels or
-    more are in the lower group: one tiny loss makes no group.
+    Returns the upper group's share of the labels, and the share of the variance that the split
+    explains: 3/4 for uniform logarithms, 2 / pi = 0.64 for normal ones, 1 for two distant groups.
+    The lower group has a twentieth of the labels or more: one tiny loss makes no group.
     """
     logs = losses.cpu().double().clamp_min(1e-6).log().sort().values
     count = torch.arange(1, len(logs), dtype=logs.dtype)  # in the lower group
@@ -292,8 +292,8 @@ def rejected_share(losses):
 def auto_lambda(share):
     """Choose lambda for the second half of the training by the rejected share p; not in the paper.
 
-    share   0   0.01 - 0.3   0.4   0.5   0.6 - 1     5 p - 1 between 1/2 and 2; if no group of bad
-    lambda  0   0.5          1.0   1.5   2.0         labels is seen, all labels count the same
+    share   0   0.01 - 0.3   0.4   0.5   0.6 - 1
+    lambda  0   0.5          1.0   1.5   2.0         (5 p - 1 between 1/2 and 2; 0: no group seen)
     """
     if not 0 <= share <= 1:
         raise ValueError(f"a share of {share}: 0 to 1 is needed")

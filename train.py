@@ -451,7 +451,7 @@ def parse_arguments(argv=None):
     add("--group", metavar="REGEX", help="images whose paths have the same match stay together")
     add("--clean", nargs="+", metavar="PATTERN", help="better masks of some images, to test on")
     add("--exclude", metavar="FILE", help="names to leave out: one a line, or a suspects.csv")
-    add("--test-images", metavar="PATTERN", help="test images of their own, instead of a split")
+    add("--test-images", metavar="PATTERN", help="separate test images instead of a split")
     add("--test-masks", nargs="+", metavar="PATTERN", help="their masks")
     add("--strategy", default="qam+ocm", choices=STRATEGIES,
         help="baseline: equal weights; loss: small losses count more, no QAM; qam: no bound; "
@@ -472,9 +472,9 @@ def parse_arguments(argv=None):
     add("--augment", action=argparse.BooleanOptionalAction, default=True,
         help="shift, scale and rotate images and labels a little")
     add("--width", type=int, default=8, help="channels of the U-Net at full size (%(default)s)")
-    add("--seed", type=int, default=0, help="of split, noise, networks, order (%(default)s)")
+    add("--seed", type=int, default=0, help="for split, noise, networks, order (%(default)s)")
     add("--out", help="the run folder; by default one in runs/")
-    add("--resume", metavar="RUN", help="go on with a run as it began; --data: where its data lie")
+    add("--resume", metavar="RUN", help="go on with a run as it began; --data: where its data are")
     literal = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in SECTION_3_2.items())
     add("--paper", action="store_true",
         help=f"section 3.2, our networks: lambda 2, no area trend, constant rates, {literal}")

@@ -138,7 +138,7 @@ def test_summary_shows_what_was_read_and_counts_what_was_not(tmp_path, capsys):
         "4 file(s) that fit no pattern: heart/1.json, images/1.txt, images/Thumbs.db, "
         "images/old/7.png",
         f"{tmp_path}: 3 cases, height and width (64, 64) to (64, 64)", "  image: images/1.png",
-        "  heart=heart/{}.*: values 0, 255, as in heart/1.bmp; 1 to 2 files a case, united",
+        "  heart=heart/{}.*: values 0, 255, as in heart/1.bmp; 1 to 2 files per case, united",
         "  heart: 4.2% of the pixels, 1 empty masks",
         "  2 mask(s) too small for --size 64: heart of 10, heart of 2"]
 
